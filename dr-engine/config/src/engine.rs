@@ -1,0 +1,204 @@
+//! The engine file, `dr.yaml`.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use dr_model::{RepositoryName, TierName, WorkloadKind, WorkloadName};
+use serde::{Deserialize, Serialize};
+
+/// The engine file as written, with paths made absolute.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EngineFile {
+    /// Where restore points and WAL live.
+    pub repositories: BTreeMap<RepositoryName, RepositoryConfig>,
+    /// The catalog: `sqlite:PATH`.
+    pub catalog: String,
+    /// The folder of tier files.
+    pub tiers: PathBuf,
+    /// What is protected.
+    pub workloads: BTreeMap<WorkloadName, WorkloadConfig>,
+}
+
+/// One repository: exactly one of `path` and `s3`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RepositoryConfig {
+    /// A local folder.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<PathBuf>,
+    /// A bucket of an S3-compatible store.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub s3: Option<S3Config>,
+    /// Where its key is found.
+    pub key: KeySource,
+}
+
+/// Where an S3-compatible store is. Credentials come from the usual AWS chain, never from here.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct S3Config {
+    /// The bucket; it must exist.
+    pub bucket: String,
+    /// Put before every object name; may be empty.
+    #[serde(default)]
+    pub prefix: String,
+    /// The region.
+    pub region: String,
+    /// Another endpoint than AWS's own. Path-style addressing is used with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<String>,
+}
+
+/// Where a key is found: exactly one of `file` and `env`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KeySource {
+    /// A key file (mode 0600).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<PathBuf>,
+    /// An environment variable that holds the key file's text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub env: Option<String>,
+}
+
+/// One workload: exactly one of `postgres`, `nats` and `files`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WorkloadConfig {
+    /// The promise it is protected under.
+    pub tier: TierName,
+    /// The repositories its data goes to. The first one is read first.
+    pub repositories: Vec<RepositoryName>,
+    /// A PostgreSQL cluster.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub postgres: Option<PostgresSource>,
+    /// NATS JetStream streams.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nats: Option<NatsSource>,
+    /// A folder of files.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub files: Option<FilesSource>,
+    /// How its data belongs to tenants.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tenancy: Option<TenancyConfig>,
+}
+
+/// A view of the one source a workload has.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum WorkloadSource<'a> {
+    /// A PostgreSQL cluster.
+    Postgres(&'a PostgresSource),
+    /// NATS JetStream streams.
+    Nats(&'a NatsSource),
+    /// A folder of files.
+    Files(&'a FilesSource),
+}
+
+impl WorkloadSource<'_> {
+    /// The kind, as stored with restore points.
+    #[must_use]
+    pub fn kind(&self) -> WorkloadKind {
+        match self {
+            Self::Postgres(_) => WorkloadKind::Postgres,
+            Self::Nats(_) => WorkloadKind::Nats,
+            Self::Files(_) => WorkloadKind::Files,
+        }
+    }
+}
+
+/// A PostgreSQL cluster on this host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PostgresSource {
+    /// `postgres://user@host:port/database`; a password comes from `password_env`, `password_file`
+    /// or `PGPASSFILE`, never from here. A socket folder goes into `?host=/run/postgresql`.
+    pub url: String,
+    /// The cluster's data directory on this host.
+    pub data_directory: PathBuf,
+    /// An environment variable that holds the password.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub password_env: Option<String>,
+    /// A file that holds the password.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub password_file: Option<PathBuf>,
+    /// The folder of PostgreSQL's programs; found by major version when left out
+    /// (`/usr/lib/postgresql/<major>/bin`, then PATH).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bin_directory: Option<PathBuf>,
+    /// Files read at the same time during a base backup.
+    #[serde(default = "default_read_parallelism")]
+    pub read_parallelism: usize,
+}
+
+fn default_read_parallelism() -> usize {
+    2
+}
+
+/// Streams of a NATS server with JetStream.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NatsSource {
+    /// `nats://host:port`.
+    pub url: String,
+    /// The streams that belong to this workload.
+    pub streams: Vec<String>,
+}
+
+/// A folder of files.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FilesSource {
+    /// The folder.
+    pub path: PathBuf,
+}
+
+/// How rows are spread over tenants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TenancyModel {
+    /// All tenants in the same tables.
+    Pooled,
+    /// One schema for each tenant.
+    Schema,
+    /// One database for each tenant.
+    Database,
+}
+
+/// How a workload's data belongs to tenants. Databases use `model`, `column`, `tenants`, `tables`;
+/// folders use `path`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TenancyConfig {
+    /// How rows are spread over tenants.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<TenancyModel>,
+    /// The tenant column's name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub column: Option<String>,
+    /// A query that lists tenants as columns `id` (text) and `name` (text).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tenants: Option<String>,
+    /// The classes of tables that the system catalogs leave open, by `schema.table` or `table`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub tables: BTreeMap<String, TenantTable>,
+    /// For folders: a glob with `{name}` or `{id}` in it, relative to the workload's path.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+}
+
+/// The declared class of one table.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TenantTable {
+    /// Has its own tenant column, of this name: `{ direct: company }`.
+    Direct(String),
+    /// Belongs to the row that this foreign-key column refers to: `{ via: order_id }`. For a
+    /// composite key, the constraint's name.
+    Via(String),
+    /// Belongs to all tenants; never written by a tenant restore: `shared`.
+    Shared,
+    /// Belongs to nobody (queues, caches); never written: `ignored`.
+    Ignored,
+}
+

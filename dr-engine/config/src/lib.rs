@@ -1,0 +1,31 @@
+//! The files people write: the engine file `dr.yaml`, tiers, runbooks, drills and probes.
+//!
+//! Parsing and validating are pure: a text and the name of its file go in, a value or an error that
+//! points at file, line and column comes out. Only [`Config::load`] and the `load` functions of the
+//! other files touch the file system. Unknown keys are errors everywhere; the error names the
+//! nearest known key.
+//!
+//! Relative paths are relative to the file they stand in and are absolute in the returned values.
+
+mod drill;
+mod engine;
+mod error;
+mod load;
+mod runbook;
+mod tier;
+
+pub use drill::{
+    DetectConfig, DrillFile, EnvironmentConfig, FaultConfig, ObjectiveConfig, ProbeFile, ProbeUse,
+    SandboxConfig,
+};
+pub use engine::{
+    EngineFile, FilesSource, KeySource, NatsSource, PostgresSource, RepositoryConfig, S3Config,
+    TenancyConfig, TenancyModel, TenantTable, WorkloadConfig, WorkloadSource,
+};
+pub use error::ConfigError;
+pub use load::{Config, Workload};
+pub use runbook::{
+    ApprovalStep, BackupStep, CommandStep, RescueWalStep, RestoreStep, RunbookFile, StartStep, Step,
+    StepLimits, TenantRestoreStep, VerifySqlStep, VerifyStreamStep,
+};
+pub use tier::{DrillSchedule, Retention, Schedule, Tier, VerifySchedule};

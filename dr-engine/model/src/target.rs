@@ -1,0 +1,106 @@
+//! The moment a restore aims at, as a person writes it after `--to`.
+
+use std::fmt;
+use std::str::FromStr;
+
+use chrono::{DateTime, FixedOffset};
+use serde::{Deserialize, Serialize};
+
+use crate::{Lsn, RestorePointId};
+
+/// A text that names no moment.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidTarget {
+    /// A date and time without an offset could mean two dozen moments.
+    #[error("`{0}` has no UTC offset: write it as {0}Z for UTC, or with an offset like {0}-06:00")]
+    NoOffset(String),
+    /// Nothing that is known.
+    #[error(
+        "`{0}` is no target: give `latest`, a time like 2026-11-23T14:03:21Z, an LSN like 0/3000028, \
+         or a restore point id (rp-…)"
+    )]
+    Unknown(String),
+}
+
+/// A recovery target.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Target {
+    /// Everything that is recoverable.
+    Latest,
+    /// Includes commits at this very time.
+    Time(DateTime<FixedOffset>),
+    /// Includes the record that begins here (20.5.6, `recovery_target_inclusive`).
+    Lsn(Lsn),
+    /// The state a restore point holds by itself.
+    RestorePoint(RestorePointId),
+}
+
+impl FromStr for Target {
+    type Err = InvalidTarget;
+    fn from_str(value: &str) -> Result<Self, InvalidTarget> {
+        if value == "latest" {
+            return Ok(Self::Latest);
+        }
+        if value.starts_with(RestorePointId::PREFIX) {
+            return value
+                .parse()
+                .map(Self::RestorePoint)
+                .map_err(|_| InvalidTarget::Unknown(value.to_owned()));
+        }
+        if let Ok(lsn) = value.parse() {
+            return Ok(Self::Lsn(lsn));
+        }
+        if let Ok(time) = DateTime::parse_from_rfc3339(&value.replacen(' ', "T", 1)) {
+            return Ok(Self::Time(time));
+        }
+        let normal = value.replacen(' ', "T", 1);
+        if DateTime::parse_from_rfc3339(&format!("{normal}Z")).is_ok() {
+            return Err(InvalidTarget::NoOffset(normal));
+        }
+        Err(InvalidTarget::Unknown(value.to_owned()))
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Latest => f.write_str("latest"),
+            Self::Time(time) => f.write_str(&time.to_rfc3339()),
+            Self::Lsn(lsn) => lsn.fmt(f),
+            Self::RestorePoint(id) => id.fmt(f),
+        }
+    }
+}
+impl TryFrom<String> for Target {
+    type Error = InvalidTarget;
+    fn try_from(value: String) -> Result<Self, InvalidTarget> {
+        value.parse()
+    }
+}
+impl From<Target> for String {
+    fn from(value: Target) -> Self {
+        value.to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_kind_of_target_is_recognised() {
+        assert_eq!("latest".parse::<Target>(), Ok(Target::Latest));
+        assert_eq!("0/3000028".parse::<Target>(), Ok(Target::Lsn(Lsn(0x0300_0028))));
+        assert!(matches!("2026-11-23T14:03:21.5Z".parse(), Ok(Target::Time(_))));
+        assert!(matches!("2026-11-23 14:03:21+01:00".parse(), Ok(Target::Time(_))));
+        assert!(matches!("rp-erp-20261123T000000Z-abcdef".parse(), Ok(Target::RestorePoint(_))));
+    }
+
+    #[test]
+    fn a_time_without_an_offset_is_refused_with_the_way_out() {
+        let error = "2026-11-23T14:03:21".parse::<Target>().expect_err("ambiguous");
+        assert!(error.to_string().contains("2026-11-23T14:03:21Z"), "{error}");
+        assert!("yesterday".parse::<Target>().is_err());
+    }
+}
