@@ -1,0 +1,20 @@
+//! PostgreSQL clusters: captured on their host with their own backup mode, put back as a folder a
+//! server can start from.
+//!
+//! A point's paths: `data/<path in the data directory>`, `tablespaces/<oid>/PG_<version>/…`,
+//! `config/<name>` for configuration that lies outside the data directory (Debian), and
+//! `label/backup_label` with `label/tablespace_map`, byte for byte as the server gave them.
+
+pub mod base_backup;
+mod connection;
+pub mod control;
+pub mod details;
+pub mod put_back;
+pub mod tools;
+pub mod wal_page;
+
+pub use base_backup::{
+    BaseBackup, BaseBackupResult, CaptureSummary, CorruptPage, PageChecks, WalHold,
+};
+pub use connection::{ClusterIdentity, ConnectOptions, check_data_directory, connect, identify};
+pub use details::{CaptureDetails, ConfigFile, ConfigRole, CriticalSettings, Tablespace};
