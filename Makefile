@@ -1,0 +1,39 @@
+# Two commands for a newcomer: `make demo` and `make test`. CI runs the second and nothing else.
+
+CARGO ?= cargo
+DEMO_DIR ?= /var/tmp/dr-demo
+
+.PHONY: demo test servers fmt lint unit release-is-clean clean-demo
+
+demo: servers
+	$(CARGO) build --release --locked -p dr
+	target/release/dr demo --dir $(DEMO_DIR)
+
+clean-demo:
+	target/release/dr demo --dir $(DEMO_DIR) --clean
+
+test: servers fmt lint unit release-is-clean
+
+# PostgreSQL and NATS from Debian; asks before nothing, says what it installs and why.
+servers:
+	@sh scripts/install-servers.sh
+
+fmt:
+	$(CARGO) fmt --all --check
+
+lint:
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+
+# nextest where it is installed (a process for each test), else cargo's own runner.
+unit:
+	@if $(CARGO) nextest --version >/dev/null 2>&1; then \
+		$(CARGO) nextest run --workspace --locked --no-fail-fast; \
+	else \
+		$(CARGO) test --workspace --locked --no-fail-fast; \
+	fi
+
+# Test hooks must not be in what people run: built without the test kit, the program says so.
+release-is-clean:
+	$(CARGO) build --locked -p dr
+	@target/debug/dr version --json | grep -q '"testing": false' \
+		|| { echo "error: the dr binary was built with test hooks"; exit 1; }
