@@ -12,9 +12,10 @@ pub mod postgres;
 mod process;
 mod run_as;
 
-pub use nats::*;
+pub use nats::NatsInstance;
 pub use postgres::{
     InitdbOptions, PostgresInstance, StartOptions, StopMode, WaitFor, scratch_settings,
 };
 pub use process::{descendants, is_alive};
+pub(crate) use run_as::user_name;
 pub use run_as::{RunAs, command, free_port, give};

@@ -6,6 +6,7 @@
 //! `label/backup_label` with `label/tablespace_map`, byte for byte as the server gave them.
 
 pub mod base_backup;
+pub(crate) mod config_text;
 mod connection;
 pub mod control;
 pub mod details;
@@ -17,4 +18,7 @@ pub use base_backup::{
     BaseBackup, BaseBackupResult, CaptureSummary, CorruptPage, PageChecks, WalHold,
 };
 pub use connection::{ClusterIdentity, ConnectOptions, check_data_directory, connect, identify};
-pub use details::{CaptureDetails, ConfigFile, ConfigRole, CriticalSettings, Tablespace};
+pub use details::{
+    CaptureDetails, ConfigFile, ConfigRole, CriticalSettings, DatabaseLocale, ExtensionVersion,
+    Tablespace,
+};

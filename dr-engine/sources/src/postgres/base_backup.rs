@@ -1,16 +1,39 @@
 //! A base backup of a cluster on this host.
+//!
+//! One dedicated session from `pg_backup_start` to `pg_backup_stop`: the server ties its backup mode
+//! to it (26.3.3), so whatever ends the session, be it our death, voids the backup and leaves the
+//! server as it was. A temporary replication slot of the same session keeps the WAL that the copy
+//! will need; it goes with the session too.
+//!
+//! Order: backup mode on; list; folders, links and files in parallel, pages checked on the way;
+//! configuration from outside; `pg_control` last, its CRC checked; backup mode off; the label as the
+//! server gave it. Nothing is written to the data directory.
+//!
+//! Nothing is ever skipped because of its time or size: a repeated backup is a new one.
 
-use std::path::Path;
+mod config_files;
+mod facts;
+mod listing;
+mod page;
+mod reader;
+mod workers;
+
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use chrono::{DateTime, Utc};
-use dr_model::{PostgresPosition, Progress};
+use dr_model::{Lsn, PostgresPosition, Progress, Timeline, WalFileName};
 use serde::{Deserialize, Serialize};
-use sqlx::PgConnection;
+use sqlx::{PgConnection, Row};
 use tokio_util::sync::CancellationToken;
 
-use super::CaptureDetails;
-use crate::{ItemSink, SourceError};
+use self::facts::Facts;
+use self::listing::Listing;
+use super::connection::{ClusterIdentity, check_data_directory, identify};
+use super::control::{self, ControlData};
+use super::details::{CaptureDetails, ConfigFile};
+use crate::{ContentKind, Item, ItemKind, ItemSink, SourceError};
 
 /// What was found about page checksums.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,6 +79,16 @@ pub struct CaptureSummary {
 #[derive(Debug)]
 pub struct WalHold {
     _session: PgConnection,
+    holds: bool,
+}
+
+impl WalHold {
+    /// Whether the server really keeps the WAL: without a free replication slot, or the right to use
+    /// one, it may recycle a segment before it is stored.
+    #[must_use]
+    pub fn holds(&self) -> bool {
+        self.holds
+    }
 }
 
 /// A completed base backup.
@@ -79,7 +112,39 @@ pub struct BaseBackupResult {
 /// server's backup mode: nothing stays behind in the source.
 #[derive(Debug)]
 pub struct BaseBackup {
-    _session: PgConnection,
+    session: PgConnection,
+    identity: ClusterIdentity,
+    control: ControlData,
+    data_directory: PathBuf,
+    facts: Facts,
+    holds_wal: bool,
+    start_lsn: Lsn,
+    started: DateTime<Utc>,
+    captured: Option<Captured>,
+}
+
+#[derive(Debug)]
+struct Captured {
+    summary: CaptureSummary,
+    listing: Listing,
+    config_files: Vec<ConfigFile>,
+}
+
+fn failed(action: &'static str) -> impl FnOnce(sqlx::Error) -> SourceError {
+    move |source| SourceError::Sql { action, source }
+}
+
+/// The position up to which the server has written (or, on a standby, replayed).
+async fn insert_position(session: &mut PgConnection) -> Result<Lsn, SourceError> {
+    let text: String = sqlx::query_scalar(
+        "select (case when pg_is_in_recovery() then pg_last_wal_replay_lsn()
+            else pg_current_wal_insert_lsn() end)::text",
+    )
+    .fetch_one(session)
+    .await
+    .map_err(failed("tell its WAL position"))?;
+    text.parse()
+        .map_err(|_| SourceError::Refused(format!("`{text}` is no WAL position")))
 }
 
 impl BaseBackup {
@@ -88,12 +153,61 @@ impl BaseBackup {
     /// # Errors
     /// When the folder is not readable or not the server's, or the role may not take backups.
     pub async fn begin(
-        session: PgConnection,
+        mut session: PgConnection,
         data_directory: &Path,
         label: &str,
     ) -> Result<Self, SourceError> {
-        let _ = (session, data_directory, label);
-        todo!()
+        let identity = identify(&mut session).await?;
+        let folder = data_directory.to_owned();
+        let server = identity.clone();
+        let control = blocking(move || {
+            check_data_directory(&folder, &server)?;
+            control::read(&folder)
+        })
+        .await?;
+        check_rights(&mut session, &identity).await?;
+        // A time limit meant for ordinary sessions must not void a backup.
+        sqlx::raw_sql(
+            "set statement_timeout = 0; set lock_timeout = 0; set idle_session_timeout = 0",
+        )
+        .execute(&mut session)
+        .await
+        .map_err(failed("prepare the session"))?;
+        let mut facts = facts::gather(&mut session, identity.major_version()).await?;
+        let holds_wal = match hold_wal(&mut session).await {
+            Ok(()) => true,
+            Err(error) => {
+                facts.notes.push(format!(
+                    "the server may recycle WAL of this backup: {error}"
+                ));
+                false
+            }
+        };
+        let started = server_time(&mut session).await?;
+        let start_lsn = start(&mut session, identity.major_version(), label).await?;
+        Ok(Self {
+            session,
+            identity,
+            control,
+            data_directory: data_directory.to_owned(),
+            facts,
+            holds_wal,
+            start_lsn,
+            started,
+            captured: None,
+        })
+    }
+
+    /// The cluster that is backed up.
+    #[must_use]
+    pub fn identity(&self) -> &ClusterIdentity {
+        &self.identity
+    }
+
+    /// Where the backup begins.
+    #[must_use]
+    pub fn start_lsn(&self) -> Lsn {
+        self.start_lsn
     }
 
     /// Hands the whole cluster to `sink`, reading `parallelism` files at a time.
@@ -107,16 +221,320 @@ impl BaseBackup {
         progress: Arc<dyn Progress>,
         cancel: CancellationToken,
     ) -> Result<CaptureSummary, SourceError> {
-        let _ = (sink, parallelism, progress, cancel);
-        todo!()
+        let stop = cancel.child_token();
+        // Also when this future is dropped: the workers end at their next buffer.
+        let _guard = stop.clone().drop_guard();
+        let (mut listing, config_files) = self.list().await?;
+        progress.phase("reading the data directory", Some(listing.bytes()));
+        let setting = workers::Setting {
+            sink: Arc::clone(&sink),
+            progress,
+            stop,
+            page_bytes: usize::try_from(self.control.page_bytes).unwrap_or(8192),
+            segment_pages: self.control.segment_pages,
+            check_pages: self.identity.page_checksums,
+            start_lsn: self.start_lsn,
+        };
+        let files = std::mem::take(&mut listing.files);
+        let entries = std::mem::take(&mut listing.entries);
+        let shared =
+            workers::read_all(setting, files, entries, parallelism, &mut self.session).await?;
+        let data_directory = self.data_directory.clone();
+        let config = config_files.clone();
+        let last_bytes = blocking(move || {
+            let bytes = config_files::capture(&config, sink.as_ref())?;
+            Ok(bytes + capture_control(&data_directory, sink.as_ref())?)
+        })
+        .await?;
+        let counts = &shared.counts;
+        let configs = u64::try_from(config_files.len()).unwrap_or(0);
+        let summary = CaptureSummary {
+            files: counts.files.load(Ordering::Relaxed) + configs + 1,
+            bytes: counts.bytes.load(Ordering::Relaxed) + last_bytes,
+            vanished: counts.vanished.load(Ordering::Relaxed),
+            pages: if self.identity.page_checksums {
+                PageChecks::Checked {
+                    pages: counts.pages.load(Ordering::Relaxed),
+                }
+            } else {
+                PageChecks::NotChecked
+            },
+            corrupt_pages: shared.corrupt_pages(),
+        };
+        self.captured = Some(Captured {
+            summary: summary.clone(),
+            listing,
+            config_files,
+        });
+        Ok(summary)
+    }
+
+    async fn list(&self) -> Result<(Listing, Vec<ConfigFile>), SourceError> {
+        let version_folder = format!(
+            "PG_{}_{}",
+            self.identity.major_version(),
+            self.control.catalog_version
+        );
+        let data_directory = self.data_directory.clone();
+        let paths = self.facts.config.clone();
+        blocking(move || {
+            let listing = listing::list(&data_directory, &version_folder)?;
+            Ok((listing, config_files::find(&paths, &data_directory)?))
+        })
+        .await
     }
 
     /// Ends the backup: the label and the tablespace map go to `sink`.
     ///
     /// # Errors
     /// When the server says that the backup is void, or the label cannot be kept.
-    pub async fn end(self, sink: Arc<dyn ItemSink>) -> Result<BaseBackupResult, SourceError> {
-        let _ = sink;
-        todo!()
+    pub async fn end(mut self, sink: Arc<dyn ItemSink>) -> Result<BaseBackupResult, SourceError> {
+        let Some(captured) = self.captured.take() else {
+            return Err(SourceError::Refused(
+                "a base backup ended before its capture".to_owned(),
+            ));
+        };
+        let stopped = stop(&mut self.session, self.identity.major_version()).await?;
+        let moment = server_time(&mut self.session).await?;
+        let timeline = label_timeline(&stopped.label).ok_or_else(|| {
+            SourceError::Refused("the server's backup label has no timeline".to_owned())
+        })?;
+        let position = self.position(timeline, stopped.lsn);
+        let data_directory = self.data_directory.clone();
+        blocking(move || {
+            keep_text(
+                &data_directory,
+                "label/backup_label",
+                &stopped.label,
+                sink.as_ref(),
+            )?;
+            if stopped.tablespace_map.is_empty() {
+                return Ok(());
+            }
+            let map = &stopped.tablespace_map;
+            keep_text(&data_directory, "label/tablespace_map", map, sink.as_ref())
+        })
+        .await?;
+        let details = details(&self, &captured);
+        Ok(BaseBackupResult {
+            position,
+            started: self.started,
+            moment,
+            summary: captured.summary,
+            details,
+            wal_hold: WalHold {
+                _session: self.session,
+                holds: self.holds_wal,
+            },
+        })
+    }
+
+    fn position(&self, timeline: Timeline, stop_lsn: Lsn) -> PostgresPosition {
+        let segment_bytes = self.identity.wal_segment_bytes;
+        // A stop exactly at a boundary needs nothing of the segment that begins there.
+        let last_byte = Lsn(stop_lsn.0.saturating_sub(1));
+        PostgresPosition {
+            system_id: self.identity.system_id,
+            timeline,
+            start_lsn: self.start_lsn,
+            stop_lsn,
+            start_segment: WalFileName::containing(self.start_lsn, timeline, segment_bytes),
+            stop_segment: WalFileName::containing(last_byte, timeline, segment_bytes),
+            wal_segment_bytes: segment_bytes,
+            server_version_num: self.identity.server_version_num,
+            page_checksums: self.identity.page_checksums,
+        }
+    }
+}
+
+fn details(backup: &BaseBackup, captured: &Captured) -> CaptureDetails {
+    let facts = &backup.facts;
+    CaptureDetails {
+        version: DETAILS_VERSION,
+        data_directory: backup.data_directory.clone(),
+        server_version: backup.identity.server_version.clone(),
+        config_files: captured.config_files.clone(),
+        tablespaces: captured.listing.tablespaces.clone(),
+        wal_directory: captured.listing.wal_directory.clone(),
+        databases: facts.databases.clone(),
+        extensions: facts.extensions.clone(),
+        shared_preload_libraries: facts.shared_preload_libraries.clone(),
+        critical_settings: facts.critical.clone(),
+        pages: captured.summary.pages.clone(),
+        corrupt_pages: captured.summary.corrupt_pages.clone(),
+        notes: facts
+            .notes
+            .iter()
+            .chain(&captured.listing.notes)
+            .cloned()
+            .collect(),
+    }
+}
+
+/// Of [`CaptureDetails`].
+const DETAILS_VERSION: u32 = 1;
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, SourceError> + Send + 'static,
+) -> Result<T, SourceError> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or(Err(SourceError::Worker {
+            what: "the base backup",
+        }))
+}
+
+async fn server_time(session: &mut PgConnection) -> Result<DateTime<Utc>, SourceError> {
+    sqlx::query_scalar("select clock_timestamp()")
+        .fetch_one(session)
+        .await
+        .map_err(failed("tell the time"))
+}
+
+async fn check_rights(
+    session: &mut PgConnection,
+    identity: &ClusterIdentity,
+) -> Result<(), SourceError> {
+    let (query, functions) = if identity.major_version() >= 15 {
+        (
+            "select current_user::text,
+                has_function_privilege('pg_backup_start(text, boolean)', 'execute')
+                and has_function_privilege('pg_backup_stop(boolean)', 'execute')",
+            "pg_backup_start(text, boolean), pg_backup_stop(boolean)",
+        )
+    } else {
+        (
+            "select current_user::text,
+                has_function_privilege('pg_start_backup(text, boolean, boolean)', 'execute')
+                and has_function_privilege('pg_stop_backup(boolean, boolean)', 'execute')",
+            "pg_start_backup(text, boolean, boolean), pg_stop_backup(boolean, boolean)",
+        )
+    };
+    let (role, allowed): (String, bool) = sqlx::query_as(query)
+        .fetch_one(session)
+        .await
+        .map_err(failed("tell the role's rights"))?;
+    if allowed {
+        return Ok(());
+    }
+    let grant = format!("GRANT EXECUTE ON FUNCTION {functions} TO \"{role}\"");
+    Err(SourceError::MissingRight {
+        role,
+        action: "take base backups",
+        grant,
+    })
+}
+
+/// Makes a temporary slot that keeps the WAL from here on, bounded by the server's own
+/// `max_slot_wal_keep_size`.
+async fn hold_wal(session: &mut PgConnection) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "select pg_create_physical_replication_slot('dr_backup_' || pg_backend_pid(), true, true)",
+    )
+    .execute(session)
+    .await
+    .map(drop)
+}
+
+async fn start(session: &mut PgConnection, major: u32, label: &str) -> Result<Lsn, SourceError> {
+    // `fast`: the checkpoint is done at once instead of being spread over minutes.
+    let statement = if major >= 15 {
+        "select pg_backup_start($1, true)::text"
+    } else {
+        "select pg_start_backup($1, true, false)::text"
+    };
+    let text: String = sqlx::query_scalar(statement)
+        .bind(label)
+        .fetch_one(session)
+        .await
+        .map_err(failed("begin a base backup"))?;
+    text.parse()
+        .map_err(|_| SourceError::Refused(format!("`{text}` is no WAL position")))
+}
+
+struct Stopped {
+    lsn: Lsn,
+    label: String,
+    tablespace_map: String,
+}
+
+/// Without waiting for the archive: whoever stores the backup takes the WAL itself.
+async fn stop(session: &mut PgConnection, major: u32) -> Result<Stopped, SourceError> {
+    let statement = if major >= 15 {
+        "select lsn::text, labelfile, spcmapfile from pg_backup_stop(false)"
+    } else {
+        "select lsn::text, labelfile, spcmapfile from pg_stop_backup(false, false)"
+    };
+    let what = "end the base backup";
+    let row = sqlx::query(statement)
+        .fetch_one(session)
+        .await
+        .map_err(failed(what))?;
+    let text: String = row.try_get(0).map_err(failed(what))?;
+    let map: Option<String> = row.try_get(2).map_err(failed(what))?;
+    Ok(Stopped {
+        lsn: text
+            .parse()
+            .map_err(|_| SourceError::Refused(format!("`{text}` is no WAL position")))?,
+        label: row.try_get(1).map_err(failed(what))?,
+        tablespace_map: map.unwrap_or_default(),
+    })
+}
+
+/// `START TIMELINE: 1` of a backup label.
+fn label_timeline(label: &str) -> Option<Timeline> {
+    label
+        .lines()
+        .find_map(|line| line.strip_prefix("START TIMELINE: "))
+        .and_then(|number| number.trim().parse().ok())
+        .map(Timeline)
+}
+
+/// The control file, whole by its CRC, after everything else: a copy of it that is newer than the
+/// data is repaired by replay, one that is older than a page may not be.
+fn capture_control(data_directory: &Path, sink: &dyn ItemSink) -> Result<u64, SourceError> {
+    let path = data_directory.join("global/pg_control");
+    let metadata = std::fs::metadata(&path).map_err(SourceError::file("examine", &path))?;
+    let (bytes, _) = control::read_bytes(data_directory)?;
+    let item = Item::from_metadata(
+        "data/global/pg_control".to_owned(),
+        ItemKind::File,
+        &metadata,
+    );
+    sink.file(&item, &mut bytes.as_slice(), ContentKind::Other)
+        .map_err(|source| SourceError::Sink {
+            item: item.path,
+            source,
+        })?;
+    Ok(u64::try_from(bytes.len()).unwrap_or(0))
+}
+
+/// Hands over a text of the server's, owned like the cluster.
+fn keep_text(
+    data_directory: &Path,
+    path: &str,
+    text: &str,
+    sink: &dyn ItemSink,
+) -> Result<(), SourceError> {
+    let version = data_directory.join("PG_VERSION");
+    let metadata = std::fs::metadata(&version).map_err(SourceError::file("examine", &version))?;
+    let item = Item::from_metadata(path.to_owned(), ItemKind::File, &metadata);
+    sink.file(&item, &mut text.as_bytes(), ContentKind::Other)
+        .map_err(|source| SourceError::Sink {
+            item: item.path,
+            source,
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_timeline_is_read_from_the_label() {
+        let label = "START WAL LOCATION: 0/2000028 (file 000000030000000000000002)\n\
+                     CHECKPOINT LOCATION: 0/2000060\nSTART TIMELINE: 3\n";
+        assert_eq!(label_timeline(label), Some(Timeline(3)));
+        assert_eq!(label_timeline("LABEL: x\n"), None);
     }
 }

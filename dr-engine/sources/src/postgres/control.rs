@@ -1,6 +1,7 @@
 //! `global/pg_control`, read without PostgreSQL's programs (`catalog/pg_control.h`).
 
 use std::path::Path;
+use std::time::Duration;
 
 use dr_model::{Lsn, SystemId, Timeline};
 
@@ -31,18 +32,74 @@ pub struct ControlData {
     pub page_checksums: bool,
 }
 
+/// Bytes PostgreSQL writes for it; all it says is in the first 300 or so.
+const FILE_BYTES: usize = 8192;
+/// A torn read is seen by its CRC and mended by reading again, as PostgreSQL's own tools do.
+const READ_ATTEMPTS: u32 = 10;
+const PAUSE_BEFORE_REREAD: Duration = Duration::from_millis(10);
+/// Where the CRC lies: to version 17, and from 18 on (`default_char_signedness` came before it).
+const CRC_OFFSETS: [usize; 2] = [288, 292];
+const VERSIONS: std::ops::RangeInclusive<u32> = 1300..=1899;
+
 /// Reads the control file of a data directory, again when it is torn by a concurrent write.
 ///
 /// # Errors
 /// When it cannot be read or its CRC stays wrong.
 pub fn read(data_directory: &Path) -> Result<ControlData, SourceError> {
-    let _ = data_directory;
-    todo!()
+    read_bytes(data_directory).map(|(_, control)| control)
+}
+
+/// As [`read`], with the bytes that were judged: what a backup stores.
+pub(crate) fn read_bytes(data_directory: &Path) -> Result<(Vec<u8>, ControlData), SourceError> {
+    let path = data_directory.join("global/pg_control");
+    for attempt in 0..READ_ATTEMPTS {
+        if attempt > 0 {
+            std::thread::sleep(PAUSE_BEFORE_REREAD);
+        }
+        let bytes = std::fs::read(&path).map_err(SourceError::file("read", &path))?;
+        if bytes.len() == FILE_BYTES
+            && let Some(control) = parse(&bytes)
+        {
+            return Ok((bytes, control));
+        }
+    }
+    Err(SourceError::Malformed {
+        path,
+        what: "its CRC or version is wrong".to_owned(),
+    })
 }
 
 /// Parses the bytes of a control file, `None` if the CRC is wrong or the version unknown.
+///
+/// The layout is that of a 64-bit little-endian server, the same from 13 to 18 up to the nonce.
 #[must_use]
 pub fn parse(bytes: &[u8]) -> Option<ControlData> {
-    let _ = bytes;
-    todo!()
+    let control_version = u32_at(bytes, 8)?;
+    let intact = CRC_OFFSETS.iter().any(|offset| {
+        bytes.get(..*offset).map(crc32c::crc32c) == u32_at(bytes, *offset)
+            && u32_at(bytes, *offset).is_some()
+    });
+    if !intact || !VERSIONS.contains(&control_version) {
+        return None;
+    }
+    Some(ControlData {
+        system_id: SystemId(u64_at(bytes, 0)?),
+        control_version,
+        catalog_version: u32_at(bytes, 12)?,
+        checkpoint: Lsn(u64_at(bytes, 32)?),
+        checkpoint_redo: Lsn(u64_at(bytes, 40)?),
+        timeline: Timeline(u32_at(bytes, 48)?),
+        page_bytes: u32_at(bytes, 216)?,
+        segment_pages: u32_at(bytes, 220)?,
+        wal_segment_bytes: u64::from(u32_at(bytes, 228)?),
+        page_checksums: u32_at(bytes, 252)? != 0,
+    })
+}
+
+fn u32_at(bytes: &[u8], offset: usize) -> Option<u32> {
+    Some(u32::from_le_bytes(*bytes.get(offset..)?.first_chunk()?))
+}
+
+fn u64_at(bytes: &[u8], offset: usize) -> Option<u64> {
+    Some(u64::from_le_bytes(*bytes.get(offset..)?.first_chunk()?))
 }
