@@ -4,14 +4,23 @@
 //! `global/pg_control`; the label; configuration; recovery settings; `backup_manifest`; and last
 //! `pg_control`, by rename. A crash before that leaves a folder that PostgreSQL refuses.
 
+mod config;
+mod durable;
+mod manifest;
+mod recovery;
+
 use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, FixedOffset};
-use dr_model::{Lsn, SystemId, Timeline};
+use dr_model::{Lsn, Timeline};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
-use super::CaptureDetails;
+pub use self::config::{PlacedConfig, place_config};
+pub use self::manifest::write_backup_manifest;
+pub use self::recovery::write_recovery;
 use crate::SourceError;
 
 /// Where recovery stops (20.5.6).
@@ -83,17 +92,31 @@ pub struct WalRange {
     pub end: Lsn,
 }
 
+impl ManifestFile {
+    /// Describes a file that was just generated with this content.
+    fn of_content(path: &str, content: &[u8], file: &Path) -> Result<Self, SourceError> {
+        let metadata = std::fs::metadata(file).map_err(SourceError::file("examine", file))?;
+        Ok(Self {
+            path: path.to_owned(),
+            size: u64::try_from(content.len()).unwrap_or(0),
+            modified_seconds: metadata.mtime(),
+            sha256: Sha256::digest(content).into(),
+        })
+    }
+}
+
 /// Where the control file waits until everything else is in place.
 pub const CONTROL_FILE_PENDING: &str = "global/pg_control.dr-pending";
+const CONTROL_FILE: &str = "global/pg_control";
 
-/// Where an entry of a point belongs under the restored data directory.
+/// Where an entry of a point belongs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Place {
     /// In the data directory, at this relative path (the control file under its pending name).
     Data(PathBuf),
     /// In the tablespace with this oid, at this path relative to its location.
     Tablespace(u32, PathBuf),
-    /// Configuration from outside: see [`place_config`].
+    /// In the folder that is given to [`place_config`] as `captured`, at this relative path.
     Config(PathBuf),
     /// Not to be put back as it is.
     Skip,
@@ -102,8 +125,21 @@ pub enum Place {
 /// Says where a point's entry belongs.
 #[must_use]
 pub fn place(path: &str) -> Place {
-    let _ = path;
-    todo!()
+    match path.split_once('/') {
+        Some(("data", CONTROL_FILE)) => Place::Data(PathBuf::from(CONTROL_FILE_PENDING)),
+        // Whether and how the copy recovers is decided anew.
+        Some(("data", "standby.signal" | "recovery.signal")) => Place::Skip,
+        Some(("data", rest)) => Place::Data(PathBuf::from(rest)),
+        Some(("config", rest)) => Place::Config(PathBuf::from(rest)),
+        Some(("tablespaces", rest)) => match rest.split_once('/') {
+            Some((oid, rest)) => match oid.parse() {
+                Ok(oid) => Place::Tablespace(oid, PathBuf::from(rest)),
+                Err(_) => Place::Skip,
+            },
+            None => Place::Skip,
+        },
+        _ => Place::Skip,
+    }
 }
 
 /// Writes the label (byte for byte) and, if there is one, the tablespace map with the new locations.
@@ -117,60 +153,36 @@ pub fn write_label(
     tablespace_map: Option<&[u8]>,
     locations: &BTreeMap<u32, PathBuf>,
 ) -> Result<Vec<ManifestFile>, SourceError> {
-    let _ = (data_directory, label, tablespace_map, locations);
-    todo!()
+    let mut written = Vec::new();
+    // The map before the label: without a label the server would not look at the map.
+    if let Some(map) = tablespace_map {
+        let map = relocate(map, locations);
+        let file = durable::write(data_directory, "tablespace_map", &map)?;
+        written.push(ManifestFile::of_content("tablespace_map", &map, &file)?);
+    }
+    let file = durable::write(data_directory, "backup_label", label)?;
+    written.push(ManifestFile::of_content("backup_label", label, &file)?);
+    Ok(written)
 }
 
-/// Writes `recovery.signal` and `postgresql.auto.conf`, keeping foreign settings and dropping old
-/// recovery targets; removes `standby.signal`.
-///
-/// # Errors
-/// When a file cannot be read or written durably.
-pub fn write_recovery(
-    data_directory: &Path,
-    settings: &RecoverySettings,
-) -> Result<(), SourceError> {
-    let _ = (data_directory, settings);
-    todo!()
-}
-
-/// What [`place_config`] did.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct PlacedConfig {
-    /// Files generated in the data directory, for the manifest.
-    pub files: Vec<ManifestFile>,
-    /// What an operator should know, a sentence each.
-    pub notes: Vec<String>,
-}
-
-/// Puts captured configuration (read from `captured`, a folder holding the point's `config/…`) into
-/// the data directory with its paths rewritten, or unchanged into `config_into`.
-///
-/// # Errors
-/// When a file cannot be read or written durably.
-pub fn place_config(
-    data_directory: &Path,
-    captured: &Path,
-    details: &CaptureDetails,
-    config_into: Option<&Path>,
-) -> Result<PlacedConfig, SourceError> {
-    let _ = (data_directory, captured, details, config_into);
-    todo!()
-}
-
-/// Writes PostgreSQL's `backup_manifest`, so that `pg_verifybackup -n` can judge the folder.
-///
-/// # Errors
-/// When it cannot be written durably.
-pub fn write_backup_manifest(
-    data_directory: &Path,
-    major_version: u32,
-    system_id: SystemId,
-    files: &[ManifestFile],
-    wal: &[WalRange],
-) -> Result<(), SourceError> {
-    let _ = (data_directory, major_version, system_id, files, wal);
-    todo!()
+/// The map wins over the links (26.3.5), so it has to name the new locations: one `oid path` a line,
+/// line ends and backslashes in the path escaped by a backslash.
+fn relocate(map: &[u8], locations: &BTreeMap<u32, PathBuf>) -> Vec<u8> {
+    let text = String::from_utf8_lossy(map);
+    let lines = text.lines().map(|line| {
+        let moved = line
+            .split_once(' ')
+            .and_then(|(oid, _)| Some((oid, locations.get(&oid.parse().ok()?)?)));
+        match moved {
+            Some((oid, location)) => {
+                let location = location.display().to_string();
+                let location = location.replace('\\', "\\\\").replace('\n', "\\\n");
+                format!("{oid} {location}\n")
+            }
+            None => format!("{line}\n"),
+        }
+    });
+    lines.collect::<String>().into_bytes()
 }
 
 /// The last step: gives the control file its name, durably.
@@ -178,6 +190,40 @@ pub fn write_backup_manifest(
 /// # Errors
 /// When it cannot be renamed or synced.
 pub fn finish(data_directory: &Path) -> Result<(), SourceError> {
-    let _ = data_directory;
-    todo!()
+    let pending = data_directory.join(CONTROL_FILE_PENDING);
+    durable::sync_file(&pending)?;
+    durable::rename(&pending, &data_directory.join(CONTROL_FILE))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_of_path_has_its_place() {
+        let data = |path: &str| Place::Data(PathBuf::from(path));
+        assert_eq!(place("data/base/5/1"), data("base/5/1"));
+        assert_eq!(
+            place("data/global/pg_control"),
+            data("global/pg_control.dr-pending")
+        );
+        assert_eq!(place("data/standby.signal"), Place::Skip);
+        assert_eq!(
+            place("tablespaces/7/PG_15_1/5/1"),
+            Place::Tablespace(7, "PG_15_1/5/1".into())
+        );
+        assert_eq!(
+            place("config/conf.d/a.conf"),
+            Place::Config("conf.d/a.conf".into())
+        );
+        assert_eq!(place("label/backup_label"), Place::Skip);
+        assert_eq!(place("elsewhere"), Place::Skip);
+    }
+
+    #[test]
+    fn the_tablespace_map_names_the_new_locations() {
+        let locations = BTreeMap::from([(7, PathBuf::from("/new/place"))]);
+        let map = relocate(b"7 /old/place\n8 /kept\n", &locations);
+        assert_eq!(String::from_utf8(map).unwrap(), "7 /new/place\n8 /kept\n");
+    }
 }

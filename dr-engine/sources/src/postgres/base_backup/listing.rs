@@ -172,7 +172,7 @@ impl Walk {
                 continue;
             }
             let location = std::fs::read_link(&path).map_err(SourceError::file("read", &path))?;
-            self.entry(&item, path, &metadata, Place::Plain)?;
+            // The link itself is no entry: a restored copy must never reach the original's files.
             // Other major versions may have folders of their own beside it.
             let folder = location.join(version_folder);
             let metadata =

@@ -1,0 +1,279 @@
+//! Configuration that was captured from outside the data directory, put to use again.
+//!
+//! Into the data directory by default, under the names PostgreSQL looks for there: then the folder
+//! starts by itself. Paths that would lead the copy back to the original (its data directory, its
+//! pid file) are taken out; what cannot work on this host is taken out with a note.
+
+use std::path::{Path, PathBuf};
+
+use super::{ManifestFile, durable};
+use crate::SourceError;
+use crate::postgres::CaptureDetails;
+use crate::postgres::config_text::{Setting, included, parse_line, setting_line};
+use crate::postgres::details::{ConfigFile, ConfigRole};
+
+/// What [`place_config`] did.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct PlacedConfig {
+    /// Files generated in the data directory, for the manifest.
+    pub files: Vec<ManifestFile>,
+    /// What an operator should know, a sentence each.
+    pub notes: Vec<String>,
+}
+
+/// Puts captured configuration (files at the places of [`super::Place::Config`] below `captured`)
+/// into the data directory, or into `config_into`, with its paths rewritten.
+///
+/// # Errors
+/// When a file cannot be read or written durably.
+pub fn place_config(
+    data_directory: &Path,
+    captured: &Path,
+    details: &CaptureDetails,
+    config_into: Option<&Path>,
+) -> Result<PlacedConfig, SourceError> {
+    let mut placement = Placement {
+        data_directory,
+        root: config_into.unwrap_or(data_directory),
+        elsewhere: config_into.is_some(),
+        details,
+        placed: PlacedConfig::default(),
+        ssl_off: false,
+    };
+    if config_into.is_some() {
+        std::fs::create_dir_all(placement.root)
+            .map_err(SourceError::file("create", placement.root))?;
+    }
+    for file in &details.config_files {
+        let path = captured.join(without_prefix(&file.item));
+        let text = std::fs::read(&path).map_err(SourceError::file("read", &path))?;
+        placement.file(file, &text)?;
+    }
+    placement.main_inside()?;
+    placement.switch_ssl_off()?;
+    if let (Some(folder), Some(hba)) = (config_into, placement.target_of(ConfigRole::Hba)) {
+        placement.placed.notes.push(format!(
+            "the configuration is in {}; start the server with -c config_file={} (access rules: {hba})",
+            folder.display(),
+            folder.join("postgresql.conf").display(),
+        ));
+    }
+    Ok(placement.placed)
+}
+
+fn without_prefix(item: &str) -> &str {
+    item.strip_prefix("config/").unwrap_or(item)
+}
+
+/// Where a captured file goes, relative to the folder everything goes to.
+fn target(file: &ConfigFile) -> String {
+    match file.role {
+        ConfigRole::Main => "postgresql.conf".to_owned(),
+        ConfigRole::Hba => "pg_hba.conf".to_owned(),
+        ConfigRole::Ident => "pg_ident.conf".to_owned(),
+        ConfigRole::Include => match without_prefix(&file.item) {
+            outside if outside.starts_with("outside/") => format!("config-{outside}"),
+            relative => relative.to_owned(),
+        },
+    }
+}
+
+struct Placement<'a> {
+    data_directory: &'a Path,
+    root: &'a Path,
+    elsewhere: bool,
+    details: &'a CaptureDetails,
+    placed: PlacedConfig,
+    ssl_off: bool,
+}
+
+impl Placement<'_> {
+    fn file(&mut self, file: &ConfigFile, text: &[u8]) -> Result<(), SourceError> {
+        let target = target(file);
+        let text = match file.role {
+            ConfigRole::Main | ConfigRole::Include => self.rewrite(&file.origin, &target, text)?,
+            ConfigRole::Hba | ConfigRole::Ident => text.to_vec(),
+        };
+        self.write(&target, &text)
+    }
+
+    /// A main file in the data directory may include files from outside: it has to find them.
+    fn main_inside(&mut self) -> Result<(), SourceError> {
+        let has = |role| {
+            self.details
+                .config_files
+                .iter()
+                .any(|file| file.role == role)
+        };
+        let path = self.data_directory.join("postgresql.conf");
+        if self.elsewhere || has(ConfigRole::Main) || !has(ConfigRole::Include) || !path.is_file() {
+            return Ok(());
+        }
+        let text = std::fs::read(&path).map_err(SourceError::file("read", &path))?;
+        let origin = self.details.data_directory.join("postgresql.conf");
+        let text = self.rewrite(&origin, "postgresql.conf", &text)?;
+        self.write("postgresql.conf", &text)
+    }
+
+    /// At the end of the main file, where it beats every `ssl = on` before it.
+    fn switch_ssl_off(&mut self) -> Result<(), SourceError> {
+        if !self.ssl_off {
+            return Ok(());
+        }
+        let path = self.root.join("postgresql.conf");
+        let mut text = std::fs::read(&path).map_err(SourceError::file("read", &path))?;
+        text.extend_from_slice(format!("\n{}\n", setting_line("ssl", "off")).as_bytes());
+        self.write("postgresql.conf", &text)
+    }
+
+    fn write(&mut self, target: &str, text: &[u8]) -> Result<(), SourceError> {
+        if let Some(parent) = Path::new(target).parent() {
+            durable::folder(self.root, parent)?;
+        }
+        let file = durable::write(self.root, target, text)?;
+        if !self.elsewhere {
+            self.placed
+                .files
+                .push(ManifestFile::of_content(target, text, &file)?);
+        }
+        Ok(())
+    }
+
+    fn target_of(&self, role: ConfigRole) -> Option<String> {
+        let file = self
+            .details
+            .config_files
+            .iter()
+            .find(|file| file.role == role)?;
+        Some(self.root.join(target(file)).display().to_string())
+    }
+
+    /// Line by line; a line that is not UTF-8 can only be a comment or a value we do not touch.
+    fn rewrite(
+        &mut self,
+        origin: &Path,
+        target: &str,
+        text: &[u8],
+    ) -> Result<Vec<u8>, SourceError> {
+        let mut output = Vec::with_capacity(text.len());
+        for line in text.split_inclusive(|byte| *byte == b'\n') {
+            let setting = std::str::from_utf8(line).ok().and_then(parse_line);
+            let replaced = match setting {
+                Some(setting) => self.replace(origin, target, &setting)?,
+                None => Replacement::Keep,
+            };
+            match replaced {
+                Replacement::Keep => output.extend_from_slice(line),
+                Replacement::Lines(lines) => {
+                    output.extend_from_slice(b"# restored by dr; was: ");
+                    output.extend_from_slice(line.trim_ascii_end());
+                    output.push(b'\n');
+                    for line in lines {
+                        output.extend_from_slice(line.as_bytes());
+                        output.push(b'\n');
+                    }
+                }
+            }
+        }
+        Ok(output)
+    }
+
+    fn replace(
+        &mut self,
+        origin: &Path,
+        target: &str,
+        setting: &Setting,
+    ) -> Result<Replacement, SourceError> {
+        let gone = Replacement::Lines(Vec::new());
+        let value = setting.value.as_str();
+        Ok(match setting.name.as_str() {
+            "data_directory" => self.relocated(
+                &setting.name,
+                Some(self.data_directory.display().to_string()),
+            ),
+            "hba_file" => self.relocated(&setting.name, self.target_of(ConfigRole::Hba)),
+            "ident_file" => self.relocated(&setting.name, self.target_of(ConfigRole::Ident)),
+            "external_pid_file" | "stats_temp_directory" if !self.elsewhere => gone,
+            "include" | "include_if_exists" | "include_dir" => {
+                self.include(origin, target, setting)?
+            }
+            "unix_socket_directories" if !value.split(',').all(socket_folder_exists) => {
+                self.note(setting, "a folder of it does not exist here");
+                gone
+            }
+            "ssl_cert_file" | "ssl_key_file" | "ssl_ca_file" | "ssl_crl_file"
+                if !value.is_empty() && !self.data_directory.join(value).exists() =>
+            {
+                self.note(setting, "the file does not exist here, so ssl is off");
+                self.ssl_off = true;
+                gone
+            }
+            _ => Replacement::Keep,
+        })
+    }
+
+    /// Inside the data directory the default is right; elsewhere it has to be said.
+    fn relocated(&self, name: &str, place: Option<String>) -> Replacement {
+        match place {
+            Some(place) if self.elsewhere => Replacement::Lines(vec![setting_line(name, &place)]),
+            _ => Replacement::Lines(Vec::new()),
+        }
+    }
+
+    fn include(
+        &mut self,
+        origin: &Path,
+        target: &str,
+        setting: &Setting,
+    ) -> Result<Replacement, SourceError> {
+        let base = origin.parent().unwrap_or(Path::new("/"));
+        let wanted = base.join(&setting.value);
+        let is_wanted = |file: &&ConfigFile| match setting.name.as_str() {
+            "include_dir" => {
+                file.origin.parent() == Some(&wanted) && file.role == ConfigRole::Include
+            }
+            _ => file.origin == wanted,
+        };
+        let mut files: Vec<&ConfigFile> =
+            self.details.config_files.iter().filter(is_wanted).collect();
+        files.sort_by(|a, b| a.origin.cmp(&b.origin));
+        let folder = Path::new(target).parent().unwrap_or(Path::new(""));
+        let up = "../".repeat(folder.components().count());
+        let lines = files
+            .iter()
+            .map(|file| setting_line("include", &format!("{up}{}", self::target(file))));
+        let lines: Vec<String> = lines.collect();
+        let is_relative = Path::new(&setting.value).is_relative() && !setting.value.contains("..");
+        if setting.name == "include_dir" && is_relative {
+            // The folder has to exist even when it is empty, and keeps taking new files.
+            durable::folder(self.root, &folder.join(&setting.value))?;
+            return Ok(Replacement::Keep);
+        }
+        let finds_it_here = !included(setting, &self.root.join(folder))?.is_empty();
+        if lines.is_empty() && (finds_it_here || setting.name == "include_if_exists") {
+            return Ok(Replacement::Keep);
+        }
+        if lines.is_empty() {
+            self.note(setting, "nothing of it was captured");
+        }
+        Ok(Replacement::Lines(lines))
+    }
+
+    fn note(&mut self, setting: &Setting, why: &str) {
+        let Setting { name, value } = setting;
+        self.placed
+            .notes
+            .push(format!("`{name} = '{value}'` was taken out: {why}"));
+    }
+}
+
+fn socket_folder_exists(folder: &str) -> bool {
+    let folder = folder.trim().trim_matches('"');
+    // `@` begins an abstract name.
+    folder.is_empty() || folder.starts_with('@') || PathBuf::from(folder).is_dir()
+}
+
+enum Replacement {
+    Keep,
+    Lines(Vec<String>),
+}

@@ -1,0 +1,344 @@
+//! A real cluster is captured, judged, put back and started.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
+
+#[path = "postgres/cluster.rs"]
+mod cluster;
+
+use std::fs;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use cluster::{
+    FolderSink, Home, back_up, copy_folder, lsn, number, put_back, run, session, start_restored,
+    text, verify,
+};
+use dr_model::Silent;
+use dr_sources::instance::{PostgresInstance, StopMode};
+use dr_sources::postgres::{
+    BaseBackup, ConnectOptions, PageChecks, check_data_directory, connect, control, identify,
+    wal_page,
+};
+use dr_sources::{ContentKind, SourceError};
+use tokio_util::sync::CancellationToken;
+
+const ROWS: &str = "create table item (id int primary key, what text);
+    insert into item select n, repeat(md5(n::text), 8) from generate_series(1, 20000) n;
+    checkpoint";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_captured_cluster_is_put_back_verified_and_started() {
+    let home = Home::new();
+    let server = home.start(&home.initdb("source", true), &[("max_connections", "33")]);
+    run(&server, ROWS).await;
+    let location = home.folder("space");
+    let sql = format!("create tablespace fast location '{}'", location.display());
+    let mut connection = session(&server).await;
+    sqlx::raw_sql(sqlx::AssertSqlSafe(sql))
+        .execute(&mut connection)
+        .await
+        .unwrap();
+    run(
+        &server,
+        "create table moved tablespace fast as select n from generate_series(1, 5000) n;
+        create unlogged table fleeting as select n from generate_series(1, 1000) n;
+        create table busy (n bigserial primary key, what text)",
+    )
+    .await;
+
+    // A writer all the time, so that files grow and pages change under the reader.
+    let stop = CancellationToken::new();
+    let writer = tokio::spawn(write_until(stop.clone(), session(&server).await));
+    let sink = Arc::new(FolderSink::new(home.path("captured")));
+    let wal = home.folder("wal");
+    let result = back_up(&server, &sink, &wal).await.unwrap();
+    stop.cancel();
+    assert!(writer.await.unwrap() > 0);
+
+    let PageChecks::Checked { pages } = result.details.pages else {
+        panic!("not checked")
+    };
+    assert!(pages > 1000, "{pages} pages");
+    assert_eq!(result.details.corrupt_pages, []);
+    assert_eq!(result.details.critical_settings.max_connections, 33);
+    assert!(result.position.start_lsn < result.position.stop_lsn);
+    assert!(result.started < result.moment);
+    let files: Vec<String> = sink
+        .kept()
+        .into_iter()
+        .filter(|k| k.kind.is_some())
+        .map(|k| k.item.path)
+        .collect();
+    let last = files
+        .iter()
+        .position(|path| path == "data/global/pg_control")
+        .unwrap();
+    assert_eq!(
+        files[last + 1..],
+        ["label/backup_label", "label/tablespace_map"]
+    );
+    let expected_files = u64::try_from(files.len() - 2).unwrap();
+    assert_eq!(result.summary.files, expected_files);
+    drop(result.wal_hold.holds());
+
+    let into = home.folder("restored");
+    put_back(&home, &sink, &result, &into, &wal);
+    verify(&home, &into).unwrap();
+    let restored = start_restored(
+        &home,
+        &into,
+        &result.details.critical_settings.as_settings(),
+    );
+    assert_eq!(number(&restored, "select count(*) from item").await, 20_000);
+    assert_eq!(number(&restored, "select count(*) from moved").await, 5000);
+    assert_eq!(number(&restored, "select count(*) from fleeting").await, 0);
+    let sums = "select count(*) - max(n) + coalesce(sum(length(what) - 1000), 0) from busy";
+    assert_eq!(
+        number(&restored, sums).await,
+        0,
+        "rows of the writer are torn or missing"
+    );
+    let place = text(
+        &restored,
+        "select pg_tablespace_location(oid) from pg_tablespace
+        where spcname = 'fast'",
+    )
+    .await;
+    assert_ne!(
+        Path::new(&place),
+        location,
+        "the copy works on the original's tablespace"
+    );
+    assert_eq!(text(&restored, "show archive_mode").await, "off");
+    let system_id = "select system_identifier from pg_control_system()";
+    assert_eq!(
+        number(&restored, system_id).await,
+        number(&server, system_id).await
+    );
+}
+
+async fn write_until(stop: CancellationToken, mut session: sqlx::PgConnection) -> u32 {
+    let mut rounds = 0;
+    while !stop.is_cancelled() {
+        let insert = "insert into busy (what) select repeat('x', 1000) from generate_series(1, 50)";
+        sqlx::raw_sql(insert).execute(&mut session).await.unwrap();
+        rounds += 1;
+    }
+    rounds
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flipped_byte_is_reported_with_its_page_and_verifybackup_still_agrees() {
+    let home = Home::new();
+    let data = home.initdb("source", true);
+    let server = home.start(&data, &[]);
+    run(&server, ROWS).await;
+    let file = text(&server, "select pg_relation_filepath('item')").await;
+    let heap = fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(data.join(&file))
+        .unwrap();
+    let mut byte = [0];
+    heap.read_exact_at(&mut byte, 3 * 8192 + 4000).unwrap();
+    heap.write_all_at(&[byte[0] ^ 1], 3 * 8192 + 4000).unwrap();
+
+    let sink = Arc::new(FolderSink::new(home.path("captured")));
+    let result = back_up(&server, &sink, &home.folder("wal")).await.unwrap();
+    let found: Vec<(&str, u64)> = result
+        .details
+        .corrupt_pages
+        .iter()
+        .map(|p| (p.path.as_str(), p.page))
+        .collect();
+    assert_eq!(found, [(format!("data/{file}").as_str(), 3)]);
+    assert!(
+        sink.kept().iter().any(|k| {
+            k.item.path.ends_with(&file) && matches!(k.kind, Some(ContentKind::Pages))
+        })
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_with_an_lsn_that_was_never_written_is_not_excused() {
+    let home = Home::new();
+    let data = home.initdb("source", true);
+    let server = home.start(&data, &[]);
+    run(&server, ROWS).await;
+    let file = text(&server, "select pg_relation_filepath('item')").await;
+    let heap = fs::OpenOptions::new()
+        .write(true)
+        .open(data.join(&file))
+        .unwrap();
+    // The high half of the page's LSN: far beyond anything this server wrote.
+    heap.write_all_at(&[0xFF], 5 * 8192).unwrap();
+    let sink = Arc::new(FolderSink::new(home.path("captured")));
+    let result = back_up(&server, &sink, &home.folder("wal")).await.unwrap();
+    assert_eq!(result.details.corrupt_pages.len(), 1);
+    assert_eq!(result.details.corrupt_pages[0].page, 5);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_checksums_the_result_says_not_checked() {
+    let home = Home::new();
+    let server = home.start(&home.initdb("source", false), &[]);
+    let sink = Arc::new(FolderSink::new(home.path("captured")));
+    let result = back_up(&server, &sink, &home.folder("wal")).await.unwrap();
+    assert_eq!(result.details.pages, PageChecks::NotChecked);
+    assert!(!result.position.page_checksums);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_vanishes_is_skipped() {
+    let home = Home::new();
+    let data = home.initdb("source", true);
+    let server = home.start(&data, &[]);
+    let doomed = data.join("base/1/999999");
+    fs::write(&doomed, "").unwrap();
+    let in_sink = doomed.clone();
+    let sink = FolderSink::watched(
+        home.path("captured"),
+        Box::new(move |_| drop(fs::remove_file(&in_sink))),
+    );
+    let sink = Arc::new(sink);
+    let result = back_up(&server, &sink, &home.folder("wal")).await.unwrap();
+    assert_eq!(result.summary.vanished, 1);
+    assert!(!sink.paths().contains(&"data/base/1/999999".to_owned()));
+}
+
+async fn wait_for_zero(server: &PostgresInstance, sql: &'static str) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while number(server, sql).await != 0 {
+        assert!(Instant::now() < deadline, "still there: {sql}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancelled_backup_leaves_the_server_as_it_was() {
+    let home = Home::new();
+    let data = home.initdb("source", true);
+    let server = home.start(&data, &[]);
+    run(&server, ROWS).await;
+    let cancel = CancellationToken::new();
+    let at_first_file = cancel.clone();
+    let sink = FolderSink::watched(
+        home.path("captured"),
+        Box::new(move |_| at_first_file.cancel()),
+    );
+    let mut backup = BaseBackup::begin(session(&server).await, &data, "test")
+        .await
+        .unwrap();
+    let held = "select count(*) from pg_replication_slots where temporary";
+    assert_eq!(number(&server, held).await, 1);
+    let error = backup
+        .capture(Arc::new(sink), 2, Arc::new(Silent), cancel)
+        .await
+        .unwrap_err();
+    assert!(matches!(error, SourceError::Cancelled { .. }), "{error}");
+    drop(backup);
+    wait_for_zero(&server, held).await;
+    wait_for_zero(
+        &server,
+        "select count(*) from pg_stat_activity where application_name = 'dr'
+        and pid <> pg_backend_pid()",
+    )
+    .await;
+    assert!(!data.join("backup_label").exists());
+    // A smart test of backup mode: a fast shutdown would not mind, a new backup starts cleanly.
+    let sink = Arc::new(FolderSink::new(home.path("again")));
+    back_up(&server, &sink, &home.folder("wal")).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_that_is_not_the_servers_is_refused() {
+    let home = Home::new();
+    let data = home.initdb("source", true);
+    let other = home.initdb("other", true);
+    let server = home.start(&data, &[]);
+    let begin = |folder: &Path| {
+        let folder = folder.to_owned();
+        let server = &server;
+        async move {
+            BaseBackup::begin(session(server).await, &folder, "test")
+                .await
+                .unwrap_err()
+        }
+    };
+    let error = begin(&other).await;
+    assert!(matches!(error, SourceError::OtherCluster { .. }), "{error}");
+    assert!(error.hint().unwrap().contains("data_directory"));
+
+    let copy = home.path("copy");
+    copy_folder(&data, &copy);
+    let error = begin(&copy).await;
+    assert!(
+        matches!(error, SourceError::OtherDirectory { .. }),
+        "{error}"
+    );
+
+    fs::write(copy.join("PG_VERSION"), "14\n").unwrap();
+    let error = begin(&copy).await;
+    assert!(matches!(error, SourceError::OtherMajor { .. }), "{error}");
+    assert!(
+        error
+            .to_string()
+            .contains("is of PostgreSQL 14, but the server is 15"),
+        "{error}"
+    );
+
+    let options = ConnectOptions {
+        url: server.url("postgres"),
+        password: None,
+    };
+    let identity = identify(&mut session(&server).await).await.unwrap();
+    check_data_directory(&data, &identity).unwrap();
+    server.stop(StopMode::Fast).unwrap();
+    let error = connect(&options).await.unwrap_err();
+    assert!(matches!(error, SourceError::PostgresDown { .. }), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_control_file_and_a_segments_header_say_what_the_server_says() {
+    let home = Home::new();
+    let data = home.initdb("source", true);
+    let server = home.start(&data, &[]);
+    run(&server, "checkpoint").await;
+    let identity = identify(&mut session(&server).await).await.unwrap();
+    let control = control::read(&data).unwrap();
+    assert_eq!(control.system_id, identity.system_id);
+    assert_eq!(control.wal_segment_bytes, identity.wal_segment_bytes);
+    assert_eq!((control.page_bytes, control.segment_pages), (8192, 131_072));
+    assert!(control.page_checksums);
+    let redo = text(
+        &server,
+        "select redo_lsn::text from pg_control_checkpoint()",
+    )
+    .await;
+    assert_eq!(control.checkpoint_redo, lsn(&redo));
+    let catalog = "select catalog_version_no::bigint from pg_control_system()";
+    assert_eq!(
+        i64::from(control.catalog_version),
+        number(&server, catalog).await
+    );
+
+    let name = text(&server, "select pg_walfile_name(pg_current_wal_lsn())").await;
+    let segment = fs::read(data.join("pg_wal").join(name)).unwrap();
+    let header = wal_page::parse(&segment).unwrap();
+    assert_eq!(header.system_id, identity.system_id);
+    assert_eq!(header.segment_bytes, identity.wal_segment_bytes);
+    assert_eq!(header.timeline, identity.timeline);
+    assert_eq!(wal_page::major_version(header.magic), Some(15));
+    assert!(
+        wal_page::parse(&segment[8192..]).is_none(),
+        "not the first page"
+    );
+
+    let mut bytes = fs::read(data.join("global/pg_control")).unwrap();
+    bytes[40] ^= 1;
+    assert!(
+        control::parse(&bytes).is_none(),
+        "a torn control file was believed"
+    );
+}
