@@ -1,1 +1,43 @@
-//! placeholder
+//! The repository: content-addressed, compressed, encrypted, self-describing (`docs/FORMAT.md`).
+//!
+//! ```text
+//! files -> chunk -> compress -> crypto (seal) -> format (pack, index, point) -> backend
+//! ```
+//!
+//! `format` is pure: bytes in, values out. `repo` holds the write order and is the only user of
+//! `backend`. `check` reads everything and believes nothing. Everything blocks: call it from a thread
+//! that may (`spawn_blocking`).
+//!
+//! What holds at every instant, whatever crashes:
+//! - an object is there whole or not at all, and is never overwritten;
+//! - a listed restore point has everything it needs;
+//! - what is read was authenticated for the very place it was read from.
+
+#![cfg_attr(
+    test,
+    allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)
+)]
+
+mod backend;
+mod check;
+mod chunk;
+mod compress;
+mod crypto;
+mod error;
+mod format;
+mod repo;
+#[cfg(feature = "testing")]
+pub mod testing;
+#[cfg(not(feature = "testing"))]
+mod testing;
+
+pub use backend::{
+    Backend, BackendError, Capabilities, LocalBackend, ObjectEntry, PutOutcome, S3Backend,
+    S3Location,
+};
+pub use check::{CheckOptions, CheckProblem, CheckReport};
+pub use chunk::Cutting;
+pub use crypto::RepositoryKey;
+pub use error::StoreError;
+pub use format::tree::{EntryKind, EntryMeta, TreeEntry};
+pub use repo::{BackupWriter, FileSummary, Repository, StoredPoint, WalInfo, WalPut, WriteOptions};

@@ -1,0 +1,180 @@
+//! What a store's answer means.
+
+use std::error::Error;
+
+use aws_sdk_s3::config::http::HttpResponse;
+use aws_sdk_s3::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
+
+use crate::BackendError;
+
+type Cause = Box<dyn Error + Send + Sync>;
+
+/// A request that did not do what it asked for.
+#[derive(Debug)]
+pub(super) enum Answer {
+    /// There is no such object.
+    Absent(Cause),
+    /// `If-None-Match` was honoured: the object is there.
+    Exists(Cause),
+    /// Try again.
+    Conflict(Cause),
+    /// The range begins behind the object's end.
+    BehindTheEnd(Cause),
+    /// The store does not know the header.
+    NotImplemented(Cause),
+    /// There is no such bucket.
+    NoBucket(Cause),
+    /// Wrong or missing credentials or rights.
+    Refused(Cause),
+    /// Nobody answered, or not to the end.
+    Unreachable(Cause),
+    /// Anything else.
+    Other(Cause),
+}
+
+impl Answer {
+    pub(super) fn into_error(self, action: &'static str, place: String) -> BackendError {
+        match self {
+            Self::NoBucket(source) => BackendError::BucketMissing { place, source },
+            Self::Refused(source) => BackendError::Refused {
+                action,
+                place,
+                source,
+            },
+            Self::Unreachable(source) => BackendError::Unreachable {
+                action,
+                place,
+                source,
+            },
+            Self::Absent(source)
+            | Self::Exists(source)
+            | Self::Conflict(source)
+            | Self::BehindTheEnd(source)
+            | Self::NotImplemented(source)
+            | Self::Other(source) => BackendError::Store {
+                action,
+                place,
+                source,
+            },
+        }
+    }
+}
+
+/// The whole chain as one text: the SDK's own `Display` says only "service error".
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Told(String);
+
+pub(super) fn classify<E>(error: SdkError<E, HttpResponse>) -> Answer
+where
+    E: ProvideErrorMetadata + Error + Send + Sync + 'static,
+{
+    let told = told(&error);
+    match &error {
+        // Without credentials nothing is sent; the SDK calls that a failure to dispatch.
+        SdkError::DispatchFailure(_) | SdkError::ConstructionFailure(_)
+            if told.0.to_lowercase().contains("credential") =>
+        {
+            Answer::Refused(told.into())
+        }
+        SdkError::DispatchFailure(_) | SdkError::TimeoutError(_) => {
+            Answer::Unreachable(told.into())
+        }
+        SdkError::ServiceError(answer) => {
+            let status = answer.raw().status().as_u16();
+            by_status(status, answer.err().code().unwrap_or_default(), told.into())
+        }
+        // Something answered that does not speak S3, or the answer broke off.
+        SdkError::ResponseError(_) => Answer::Unreachable(told.into()),
+        _ => Answer::Other(told.into()),
+    }
+}
+
+fn told<E>(error: &SdkError<E, HttpResponse>) -> Told
+where
+    E: ProvideErrorMetadata + Error + Send + Sync + 'static,
+{
+    if let SdkError::ServiceError(answer) = error
+        && let Some(code) = answer.err().code()
+    {
+        let status = answer.raw().status().as_u16();
+        let message = answer.err().message().unwrap_or_default();
+        return Told(format!("{status} {code} {message}").trim_end().to_owned());
+    }
+    Told(DisplayErrorContext(error).to_string())
+}
+
+fn by_status(status: u16, code: &str, cause: Cause) -> Answer {
+    match (status, code) {
+        (_, "NoSuchBucket") => Answer::NoBucket(cause),
+        (_, "NoSuchKey" | "NotFound") => Answer::Absent(cause),
+        (401 | 403, _)
+        | (
+            _,
+            "InvalidAccessKeyId"
+            | "SignatureDoesNotMatch"
+            | "AccessDenied"
+            | "RequestTimeTooSkewed",
+        ) => Answer::Refused(cause),
+        (412, _) => Answer::Exists(cause),
+        (409, _) => Answer::Conflict(cause),
+        (416, _) => Answer::BehindTheEnd(cause),
+        (501, _) => Answer::NotImplemented(cause),
+        // Slow down, internal error, unavailable: after all retries.
+        (500..=599, _) => Answer::Unreachable(cause),
+        _ => Answer::Other(cause),
+    }
+}
+
+/// RFC 4648 section 4, for the Content-MD5 header (RFC 1864).
+pub(super) fn base64(data: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut out = String::with_capacity(data.len().div_ceil(3) * 4);
+    for group in data.chunks(3) {
+        let bits = group
+            .iter()
+            .chain([0, 0].iter())
+            .take(3)
+            .fold(0usize, |bits, byte| (bits << 8) | usize::from(*byte));
+        for place in 0..4usize {
+            let digit = DIGITS
+                .get((bits >> (18 - 6 * place)) & 63)
+                .copied()
+                .unwrap_or(b'=');
+            out.push(if place <= group.len() {
+                char::from(digit)
+            } else {
+                '='
+            });
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn base64_is_that_of_the_rfc() {
+        for (plain, coded) in [
+            ("", ""),
+            ("f", "Zg=="),
+            ("fo", "Zm8="),
+            ("foo", "Zm9v"),
+            ("foobar", "Zm9vYmFy"),
+        ] {
+            assert_eq!(base64(plain.as_bytes()), coded);
+        }
+    }
+
+    #[test]
+    fn only_an_answer_about_the_key_means_absent() {
+        let answer = |status, code| by_status(status, code, "".into());
+        assert!(matches!(answer(404, "NoSuchKey"), Answer::Absent(_)));
+        assert!(matches!(answer(404, "NoSuchBucket"), Answer::NoBucket(_)));
+        assert!(!matches!(answer(404, ""), Answer::Absent(_)));
+        assert!(!matches!(answer(403, ""), Answer::Absent(_)));
+        assert!(!matches!(answer(503, "SlowDown"), Answer::Absent(_)));
+    }
+}

@@ -1,0 +1,193 @@
+//! What can go wrong with a repository, and what to try.
+
+use dr_model::{RestorePointId, WalFileName, WorkloadName};
+
+use crate::BackendError;
+
+/// A failed operation on a repository. `Display` says what failed on what; the cause is the source.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// The place itself failed.
+    #[error("{action} in repository {place}")]
+    Backend {
+        /// What was being done, with the object's name.
+        action: String,
+        /// The repository's place.
+        place: String,
+        /// What the place answered.
+        #[source]
+        source: BackendError,
+    },
+    /// The place exists and holds no repository.
+    #[error("{place} holds no repository")]
+    Missing {
+        /// The place.
+        place: String,
+    },
+    /// `create` found a repository.
+    #[error("{place} already holds a repository")]
+    AlreadyExists {
+        /// The place.
+        place: String,
+    },
+    /// `create` found things that are not ours.
+    #[error("{place} is not empty: it holds `{example}`")]
+    NotEmpty {
+        /// The place.
+        place: String,
+        /// One thing found.
+        example: String,
+    },
+    /// The text is no key.
+    #[error("the repository key is not valid: {what}")]
+    InvalidKey {
+        /// What is wrong with it; never the key.
+        what: &'static str,
+    },
+    /// No key slot opens with this key.
+    #[error("the key does not open repository {place}")]
+    WrongKey {
+        /// The place.
+        place: String,
+    },
+    /// Written by a newer program.
+    #[error(
+        "`{object}` in {place} has format version {found}; this program reads version {supported}"
+    )]
+    UnsupportedVersion {
+        /// The object.
+        object: String,
+        /// The place.
+        place: String,
+        /// What it says.
+        found: u32,
+        /// What is known here.
+        supported: u32,
+    },
+    /// Something stored is not what was stored.
+    #[error("`{object}` in {place} is damaged: {what}")]
+    Damaged {
+        /// The object.
+        object: String,
+        /// The place.
+        place: String,
+        /// How it was noticed.
+        what: String,
+    },
+    /// Something that must be there is not.
+    #[error("`{object}` is missing in {place}")]
+    ObjectMissing {
+        /// The object.
+        object: String,
+        /// The place.
+        place: String,
+    },
+    /// The same WAL file was stored before with other content.
+    #[error("WAL file {name} of workload `{workload}` is already stored with other content")]
+    WalConflict {
+        /// The workload.
+        workload: WorkloadName,
+        /// The file.
+        name: WalFileName,
+    },
+    /// A record is written once.
+    #[error("the record {kind}/{name} is already stored with other content")]
+    RecordConflict {
+        /// Its kind.
+        kind: String,
+        /// Its name.
+        name: String,
+    },
+    /// A name that cannot be an object's.
+    #[error("`{name}` cannot be stored: {rule}")]
+    InvalidName {
+        /// The name.
+        name: String,
+        /// The rule it breaks.
+        rule: &'static str,
+    },
+    /// Two entries of one restore point have the same path.
+    #[error("two entries have the path `{path}`")]
+    DuplicatePath {
+        /// The path.
+        path: String,
+    },
+    /// The source of a file's content failed.
+    #[error("cannot read `{path}` for storing")]
+    Source {
+        /// The entry's path.
+        path: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The receiver of a file's content failed.
+    #[error("cannot write out `{path}` of restore point {point}")]
+    Sink {
+        /// The entry's path.
+        path: String,
+        /// The restore point.
+        point: RestorePointId,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// An earlier failure of the same backup.
+    #[error("this backup cannot be finished: storing a pack failed before")]
+    WriterFailed,
+    /// Something could not be put in stored form.
+    #[error("cannot encode {what}")]
+    Encode {
+        /// What.
+        what: &'static str,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+impl StoreError {
+    /// What an operator can try.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Backend { source, .. } => source.hint(),
+            Self::Missing { .. } => Some(
+                "check that the disk is mounted and the path is right; `dr init` creates a new repository"
+                    .to_owned(),
+            ),
+            Self::NotEmpty { .. } => {
+                Some("name an empty or a new folder (or prefix) for the repository".to_owned())
+            }
+            Self::InvalidKey { .. } | Self::WrongKey { .. } => Some(
+                "use the key file that was written when this repository was created; copies of it \
+                 must be equal byte for byte"
+                    .to_owned(),
+            ),
+            Self::UnsupportedVersion { .. } => Some("use a newer version of dr".to_owned()),
+            Self::Damaged { .. } | Self::ObjectMissing { .. } => Some(
+                "`dr repo check --read-data` lists everything damaged and the restore points it \
+                 affects; bring the object back from a copy of the repository"
+                    .to_owned(),
+            ),
+            Self::WalConflict { .. } => Some(
+                "two clusters may be archiving into one workload (a copy that was started with \
+                 archiving on?); find the other one before anything else"
+                    .to_owned(),
+            ),
+            Self::WriterFailed => Some("run the backup again".to_owned()),
+            _ => None,
+        }
+    }
+}
+
+impl From<BackendError> for StoreError {
+    fn from(source: BackendError) -> Self {
+        Self::Backend {
+            action: "an operation".to_owned(),
+            place: source.place().to_owned(),
+            source,
+        }
+    }
+}

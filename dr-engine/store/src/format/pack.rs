@@ -1,0 +1,317 @@
+//! A pack, `data/<2 hex>/<32 hex>`: chunks of one data key, each sealed by itself, and a sealed
+//! table of contents from which the index can be made again.
+//!
+//! ```text
+//!  0 64  header
+//! 64  …  frames 0 … n-1, one chunk each: the chunk packed, sealed, bound to the chunk's name
+//!  …  …  frame n, sealed: for each chunk its name (32), stored length (4), length (4)
+//!  … 16  offset of frame n (8), "dr-pack" and a zero (8)
+//! ```
+
+use super::bytes::Fields;
+use super::header::{HEADER_BYTES, Header, Kind};
+use super::{ChunkName, FormatError, RepositoryId, VERSION};
+use crate::compress;
+use crate::crypto::{CryptoFailed, FrameContext, Keys, ObjectSeal, TAG_BYTES};
+
+const END: &[u8; 8] = b"dr-pack\0";
+const ENTRY_BYTES: usize = 40;
+/// Bytes of the end of a pack.
+pub(crate) const FOOTER_BYTES: usize = 16;
+/// What the table of contents is bound to in place of a chunk's name.
+const CONTENTS: &[u8] = b"contents";
+
+/// One chunk in a pack, by its place in the order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct PackedChunk {
+    pub(crate) name: ChunkName,
+    /// Bytes in the pack.
+    pub(crate) stored: u32,
+    /// Bytes of the chunk.
+    pub(crate) length: u32,
+}
+
+/// Where a chunk lies in its pack.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) frame: u64,
+    pub(crate) offset: u64,
+    pub(crate) stored: u32,
+    pub(crate) length: u32,
+}
+
+/// The object name of a pack.
+pub(crate) fn object_name(id: &[u8; 16]) -> String {
+    let hex = hex::encode(id);
+    format!("data/{}/{hex}", hex.get(..2).unwrap_or_default())
+}
+
+/// The places of chunks stored one after the other.
+pub(crate) fn places(chunks: &[PackedChunk]) -> impl Iterator<Item = (ChunkName, Place)> {
+    let mut offset = HEADER_BYTES as u64;
+    chunks.iter().zip(0u64..).map(move |(chunk, frame)| {
+        let place = Place {
+            frame,
+            offset,
+            stored: chunk.stored,
+            length: chunk.length,
+        };
+        offset += u64::from(chunk.stored);
+        (chunk.name, place)
+    })
+}
+
+/// The size a pack with these chunks has: a pack of another size is not whole.
+pub(crate) fn size(chunks: &[PackedChunk]) -> u64 {
+    let frames: u64 = chunks.iter().map(|chunk| u64::from(chunk.stored)).sum();
+    let fixed = HEADER_BYTES + chunks.len() * ENTRY_BYTES + TAG_BYTES + FOOTER_BYTES;
+    frames + fixed as u64
+}
+
+/// What opens the frames of one pack.
+#[derive(Debug)]
+pub(crate) struct PackOpener {
+    repository: RepositoryId,
+    object: String,
+    header: Header,
+    seal: ObjectSeal,
+}
+
+impl PackOpener {
+    /// From the first bytes of the pack.
+    pub(crate) fn new(
+        repository: &RepositoryId,
+        keys: &Keys,
+        object: &str,
+        header: &[u8],
+    ) -> Result<Self, FormatError> {
+        let header = Header::decode(header, Kind::Pack, Some(&keys.id()))?;
+        Self::of(repository, keys, object, header).map_err(Into::into)
+    }
+
+    fn of(
+        repository: &RepositoryId,
+        keys: &Keys,
+        object: &str,
+        header: Header,
+    ) -> Result<Self, CryptoFailed> {
+        let seal = keys.object_seal(Kind::Pack as u8, &header.salt)?;
+        Ok(Self {
+            repository: *repository,
+            object: object.to_owned(),
+            header,
+            seal,
+        })
+    }
+
+    fn context<'a>(&'a self, frame: u64, offset: u64, bound_to: &'a [u8]) -> FrameContext<'a> {
+        FrameContext {
+            repository: &self.repository,
+            version: VERSION,
+            kind: Kind::Pack as u8,
+            key_id: &self.header.key_id,
+            object: &self.object,
+            frame,
+            offset,
+            bound_to,
+        }
+    }
+
+    /// Opens one chunk and computes its name again.
+    pub(crate) fn chunk(
+        &self,
+        keys: &Keys,
+        name: &ChunkName,
+        place: &Place,
+        stored: &[u8],
+    ) -> Result<Vec<u8>, FormatError> {
+        let frame = self.seal.open(
+            &self.context(place.frame, place.offset, name),
+            stored.to_vec(),
+        )?;
+        let chunk = compress::unpack(&frame, u64::from(place.length))?;
+        if keys.chunk_name(&chunk) == *name {
+            Ok(chunk)
+        } else {
+            Err(FormatError::damaged(
+                "a chunk in it has not the content its name stands for",
+            ))
+        }
+    }
+
+    /// Reads the table of contents of a whole pack.
+    pub(crate) fn contents(&self, pack: &[u8]) -> Result<Vec<PackedChunk>, FormatError> {
+        let cut = || FormatError::damaged("it is cut short");
+        let body = pack.len().checked_sub(FOOTER_BYTES).ok_or_else(cut)?;
+        let (body, footer) = pack.split_at_checked(body).ok_or_else(cut)?;
+        let mut fields = Fields::of(footer);
+        let offset = fields.u64()?;
+        if fields.array::<8>()? != *END {
+            return Err(FormatError::damaged("it does not end as a pack does"));
+        }
+        let start = usize::try_from(offset).map_err(|_| cut())?;
+        let (_, table) = body.split_at_checked(start).ok_or_else(cut)?;
+        let count = table.len().checked_sub(TAG_BYTES).ok_or_else(cut)? / ENTRY_BYTES;
+        let table = self.seal.open(
+            &self.context(count as u64, offset, CONTENTS),
+            table.to_vec(),
+        )?;
+        let chunks = decode_entries(&table)?;
+        if size(&chunks) == pack.len() as u64 {
+            Ok(chunks)
+        } else {
+            Err(FormatError::damaged("its length does not fit its contents"))
+        }
+    }
+}
+
+pub(crate) fn encode_entries(chunks: &[PackedChunk]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(chunks.len() * ENTRY_BYTES + TAG_BYTES);
+    for chunk in chunks {
+        out.extend_from_slice(&chunk.name);
+        out.extend_from_slice(&chunk.stored.to_le_bytes());
+        out.extend_from_slice(&chunk.length.to_le_bytes());
+    }
+    out
+}
+
+pub(crate) fn decode_entries(data: &[u8]) -> Result<Vec<PackedChunk>, FormatError> {
+    let mut fields = Fields::of(data);
+    let mut chunks = Vec::with_capacity(data.len() / ENTRY_BYTES);
+    while !fields.is_empty() {
+        chunks.push(PackedChunk {
+            name: fields.array()?,
+            stored: fields.u32()?,
+            length: fields.u32()?,
+        });
+    }
+    Ok(chunks)
+}
+
+/// A pack being filled in memory.
+#[derive(Debug)]
+pub(crate) struct PackBuilder {
+    id: [u8; 16],
+    opener: PackOpener,
+    data: Vec<u8>,
+    chunks: Vec<PackedChunk>,
+}
+
+/// A pack ready to be stored.
+#[derive(Debug)]
+pub(crate) struct FullPack {
+    pub(crate) id: [u8; 16],
+    pub(crate) data: Vec<u8>,
+    pub(crate) chunks: Vec<PackedChunk>,
+}
+
+impl PackBuilder {
+    pub(crate) fn new(
+        repository: &RepositoryId,
+        keys: &Keys,
+        capacity: usize,
+    ) -> Result<Self, CryptoFailed> {
+        let mut id = [0u8; 16];
+        dr_model::random::fill(&mut id);
+        let header = Header::new(Kind::Pack, keys);
+        let mut data = Vec::with_capacity(capacity);
+        data.extend_from_slice(&header.encode());
+        let opener = PackOpener::of(repository, keys, &object_name(&id), header)?;
+        Ok(Self {
+            id,
+            opener,
+            data,
+            chunks: Vec::new(),
+        })
+    }
+
+    /// Bytes gathered so far.
+    pub(crate) fn len(&self) -> usize {
+        self.data.len()
+    }
+
+    /// Adds a chunk of `length` bytes that was packed by [`compress::pack`].
+    pub(crate) fn add(
+        &mut self,
+        name: ChunkName,
+        length: u32,
+        mut packed: Vec<u8>,
+    ) -> Result<(), CryptoFailed> {
+        let context = self
+            .opener
+            .context(self.chunks.len() as u64, self.data.len() as u64, &name);
+        self.opener.seal.seal(&context, &mut packed)?;
+        let stored = u32::try_from(packed.len()).map_err(|_| CryptoFailed)?;
+        self.data.extend_from_slice(&packed);
+        self.chunks.push(PackedChunk {
+            name,
+            stored,
+            length,
+        });
+        Ok(())
+    }
+
+    pub(crate) fn finish(mut self) -> Result<FullPack, CryptoFailed> {
+        let offset = self.data.len() as u64;
+        let mut table = encode_entries(&self.chunks);
+        let context = self
+            .opener
+            .context(self.chunks.len() as u64, offset, CONTENTS);
+        self.opener.seal.seal(&context, &mut table)?;
+        self.data.extend_from_slice(&table);
+        self.data.extend_from_slice(&offset.to_le_bytes());
+        self.data.extend_from_slice(END);
+        Ok(FullPack {
+            id: self.id,
+            data: self.data,
+            chunks: self.chunks,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crypto::random_secret;
+
+    #[test]
+    fn a_pack_tells_its_contents_and_no_flipped_byte_passes() {
+        let keys = Keys::new(random_secret()).unwrap();
+        let id = [1u8; 16];
+        let mut builder = PackBuilder::new(&id, &keys, 1024).unwrap();
+        let chunks: Vec<Vec<u8>> = vec![b"one".to_vec(), vec![9; 500], b"three".to_vec()];
+        for chunk in &chunks {
+            let length = u32::try_from(chunk.len()).unwrap();
+            builder
+                .add(keys.chunk_name(chunk), length, compress::pack(chunk, 3))
+                .unwrap();
+        }
+        let full = builder.finish().unwrap();
+        let read = |data: &[u8]| -> Result<Vec<Vec<u8>>, FormatError> {
+            let opener = PackOpener::new(&id, &keys, &object_name(&full.id), data)?;
+            let contents = opener.contents(data)?;
+            places(&contents)
+                .map(|(name, place)| {
+                    let start = usize::try_from(place.offset).unwrap();
+                    opener.chunk(
+                        &keys,
+                        &name,
+                        &place,
+                        &data[start..start + place.stored as usize],
+                    )
+                })
+                .collect()
+        };
+        assert_eq!(read(&full.data).unwrap(), chunks);
+        assert_eq!(size(&full.chunks), full.data.len() as u64);
+        for index in 0..full.data.len() {
+            let mut changed = full.data.clone();
+            changed[index] ^= 0x80;
+            assert!(read(&changed).is_err(), "byte {index} was not noticed");
+            assert!(
+                read(&full.data[..index]).is_err(),
+                "cut at {index} was not noticed"
+            );
+        }
+    }
+}

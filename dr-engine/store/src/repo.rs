@@ -1,0 +1,395 @@
+//! The repository: what is written in which order, and what is believed when reading.
+//!
+//! Write order of a backup: packs, then the index that names their chunks, then the restore point;
+//! each durable before the next is begun. A crash leaves packs or an index that no restore point
+//! needs, never a restore point that lacks something. Nothing is ever overwritten, so a reader needs
+//! no lock. Keys come before everything they seal: a workload's data key is durable before its first
+//! pack. `repository` itself is written last when a repository is made: without it there is none.
+//!
+//! Several processes may write at once. They share what was finished before they began; the same
+//! content written by two at once is stored twice, which costs space and nothing else.
+
+pub(crate) mod index;
+pub(crate) mod points;
+mod records;
+pub(crate) mod wal;
+mod writer;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use dr_model::WorkloadName;
+
+pub use points::StoredPoint;
+pub use wal::{WalInfo, WalPut};
+pub use writer::{BackupWriter, FileSummary, WriteOptions};
+
+use crate::backend::{Backend, Capabilities, PutOutcome, TRIAL};
+use crate::crypto::{Keys, RepositoryKey, random_secret};
+use crate::format::header::Kind;
+use crate::format::repository::{self as marker, RepositoryObject};
+use crate::format::{FormatError, RepositoryId, VERSION, key_slot, sealed};
+use crate::{BackendError, StoreError};
+use index::Index;
+
+/// An open repository. Cheap to clone; usable from several threads.
+#[derive(Debug, Clone)]
+pub struct Repository {
+    inner: Arc<Inner>,
+}
+
+/// What all clones share.
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub(crate) backend: Arc<dyn Backend>,
+    place: String,
+    pub(crate) id: RepositoryId,
+    id_text: String,
+    pub(crate) master: Keys,
+    data_keys: Mutex<HashMap<WorkloadName, Arc<Keys>>>,
+    indexes: Mutex<HashMap<WorkloadName, Arc<Index>>>,
+}
+
+/// The object that holds a workload's data key.
+pub(crate) fn data_key_name(workload: &WorkloadName) -> String {
+    format!("keys/workload/{workload}")
+}
+
+pub(crate) const SLOTS: &str = "keys/";
+pub(crate) const DATA_KEYS: &str = "keys/workload/";
+
+/// Turns a failed decoding into an error that names the object.
+pub(crate) fn unreadable(place: &str, object: &str, error: FormatError) -> StoreError {
+    let (object, place) = (object.to_owned(), place.to_owned());
+    match error {
+        FormatError::Version(found) => StoreError::UnsupportedVersion {
+            object,
+            place,
+            found,
+            supported: u32::from(VERSION),
+        },
+        FormatError::Damaged(what) => StoreError::Damaged {
+            object,
+            place,
+            what,
+        },
+    }
+}
+
+fn backend_failed(
+    backend: &dyn Backend,
+    action: String,
+) -> impl FnOnce(BackendError) -> StoreError {
+    let place = backend.describe();
+    move |source| StoreError::Backend {
+        action,
+        place,
+        source,
+    }
+}
+
+fn encode_failed(what: &'static str) -> impl FnOnce(crate::crypto::CryptoFailed) -> StoreError {
+    move |source| StoreError::Encode {
+        what,
+        source: Box::new(source),
+    }
+}
+
+impl Repository {
+    /// Whether the place holds a repository. A folder that is missing holds none.
+    ///
+    /// # Errors
+    /// When the place does not answer.
+    pub fn exists(backend: &dyn Backend) -> Result<bool, StoreError> {
+        match backend.get(marker::NAME) {
+            Ok(found) => Ok(found.is_some()),
+            Err(BackendError::FolderMissing { .. }) => Ok(false),
+            Err(error) => Err(backend_failed(
+                backend,
+                "looking for a repository".to_owned(),
+            )(error)),
+        }
+    }
+
+    /// Makes a new repository that `key` opens. The place must be empty, or hold no more than the key
+    /// slots of an attempt that did not get to its end.
+    ///
+    /// # Errors
+    /// When there is something already, or the place cannot be written.
+    pub fn create(backend: Arc<dyn Backend>, key: &RepositoryKey) -> Result<Self, StoreError> {
+        let place = backend.describe();
+        let failed = |action: &str| backend_failed(backend.as_ref(), action.to_owned());
+        if Self::exists(backend.as_ref())? {
+            return Err(StoreError::AlreadyExists { place });
+        }
+        let capabilities = backend.prepare().map_err(failed("preparing the place"))?;
+        let found = backend.list("").map_err(failed("listing what is there"))?;
+        let unfinished = |name: &str| {
+            name.starts_with(TRIAL) || name.starts_with(SLOTS) && !name.starts_with(DATA_KEYS)
+        };
+        if let Some(foreign) = found.iter().find(|entry| !unfinished(&entry.name)) {
+            return Err(StoreError::NotEmpty {
+                place,
+                example: foreign.name.clone(),
+            });
+        }
+        for left in &found {
+            backend
+                .delete(&left.name)
+                .map_err(failed("clearing an unfinished attempt"))?;
+        }
+        let mut id: RepositoryId = [0; 16];
+        dr_model::random::fill(&mut id);
+        let master = Keys::new(random_secret()).map_err(encode_failed("the master key"))?;
+        let slot = format!("{SLOTS}{}", dr_model::random::hex(8));
+        let slot_body =
+            key_slot::encode(&id, &slot, key, &master).map_err(encode_failed("the key slot"))?;
+        backend
+            .put_new(&slot, &slot_body)
+            .map_err(failed("storing the key slot"))?;
+        crate::testing::kill_point("store.create.after-slot");
+        let object = RepositoryObject {
+            id,
+            put_if_absent: capabilities.put_if_absent,
+        };
+        let body =
+            marker::encode(&object).map_err(|error| unreadable(&place, marker::NAME, error))?;
+        let outcome = backend
+            .put_new(marker::NAME, &body)
+            .map_err(failed("storing `repository`"))?;
+        backend.assume(capabilities);
+        if outcome == PutOutcome::Exists {
+            return Err(StoreError::AlreadyExists { place });
+        }
+        // Opened as anyone will, so that what cannot be read back is known before it is relied on.
+        Self::open(backend, key)
+    }
+
+    /// Opens a repository; never creates anything.
+    ///
+    /// # Errors
+    /// When there is none, the key is wrong, or what describes it is damaged.
+    pub fn open(backend: Arc<dyn Backend>, key: &RepositoryKey) -> Result<Self, StoreError> {
+        let place = backend.describe();
+        let failed = |action: &str| backend_failed(backend.as_ref(), action.to_owned());
+        let body = backend
+            .get(marker::NAME)
+            .map_err(failed("opening"))?
+            .ok_or_else(|| StoreError::Missing {
+                place: place.clone(),
+            })?;
+        let object =
+            marker::decode(&body).map_err(|error| unreadable(&place, marker::NAME, error))?;
+        backend.assume(Capabilities {
+            put_if_absent: object.put_if_absent,
+        });
+        let master = open_slots(backend.as_ref(), &object.id, key)?;
+        Ok(Self {
+            inner: Arc::new(Inner {
+                backend,
+                place,
+                id: object.id,
+                id_text: hex::encode(object.id),
+                master,
+                data_keys: Mutex::new(HashMap::new()),
+                indexes: Mutex::new(HashMap::new()),
+            }),
+        })
+    }
+
+    /// The random number that names the repository, as hexadecimal digits.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.inner.id_text
+    }
+
+    /// The place, for people.
+    #[must_use]
+    pub fn describe(&self) -> String {
+        self.inner.place.clone()
+    }
+
+    /// Checks what is stored; see [`crate::CheckReport`].
+    ///
+    /// # Errors
+    /// Only when the place does not answer: whatever is wrong with what it holds is in the report.
+    pub fn check(
+        &self,
+        options: crate::CheckOptions,
+        progress: &dyn dr_model::Progress,
+    ) -> Result<crate::CheckReport, StoreError> {
+        crate::check::run(self, options, progress)
+    }
+
+    pub(crate) fn inner(&self) -> &Inner {
+        &self.inner
+    }
+}
+
+/// Tries every key slot. A damaged slot is only an error when no other one opens.
+fn open_slots(
+    backend: &dyn Backend,
+    id: &RepositoryId,
+    key: &RepositoryKey,
+) -> Result<Keys, StoreError> {
+    let place = backend.describe();
+    let slots = backend
+        .list(SLOTS)
+        .map_err(backend_failed(backend, "listing the key slots".to_owned()))?;
+    let mut damaged = None;
+    let mut seen = false;
+    for slot in slots
+        .iter()
+        .filter(|slot| !slot.name.starts_with(DATA_KEYS))
+    {
+        seen = true;
+        let body = backend
+            .get(&slot.name)
+            .map_err(backend_failed(backend, format!("reading `{}`", slot.name)))?
+            .unwrap_or_default();
+        match key_slot::decode(id, &slot.name, key, &body) {
+            Ok(Some(master)) => return Ok(master),
+            Ok(None) => {}
+            Err(error) => damaged = Some(unreadable(&place, &slot.name, error)),
+        }
+    }
+    if !seen {
+        return Err(StoreError::ObjectMissing {
+            object: format!("{SLOTS}…"),
+            place,
+        });
+    }
+    Err(damaged.unwrap_or(StoreError::WrongKey { place }))
+}
+
+impl Inner {
+    pub(crate) fn failed(&self, action: String) -> impl FnOnce(BackendError) -> StoreError + use<> {
+        let place = self.place.clone();
+        move |source| StoreError::Backend {
+            action,
+            place,
+            source,
+        }
+    }
+
+    pub(crate) fn unreadable(&self, object: &str, error: FormatError) -> StoreError {
+        unreadable(&self.place, object, error)
+    }
+
+    pub(crate) fn missing(&self, object: &str) -> StoreError {
+        StoreError::ObjectMissing {
+            object: object.to_owned(),
+            place: self.place.clone(),
+        }
+    }
+
+    pub(crate) fn get(&self, object: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        self.backend
+            .get(object)
+            .map_err(self.failed(format!("reading `{object}`")))
+    }
+
+    pub(crate) fn put_new(&self, object: &str, body: &[u8]) -> Result<PutOutcome, StoreError> {
+        self.backend
+            .put_new(object, body)
+            .map_err(self.failed(format!("storing `{object}`")))
+    }
+
+    pub(crate) fn list(&self, prefix: &str) -> Result<Vec<crate::ObjectEntry>, StoreError> {
+        self.backend
+            .list(prefix)
+            .map_err(self.failed(format!("listing `{prefix}`")))
+    }
+
+    /// Stores an object of one sealed frame.
+    pub(crate) fn put_sealed(
+        &self,
+        keys: &Keys,
+        kind: Kind,
+        object: &str,
+        body: &[u8],
+    ) -> Result<PutOutcome, StoreError> {
+        let data = sealed::encode(&self.id, keys, kind, object, body)
+            .map_err(encode_failed("an object"))?;
+        self.put_new(object, &data)
+    }
+
+    /// Reads an object of one sealed frame.
+    pub(crate) fn get_sealed(
+        &self,
+        keys: &Keys,
+        kind: Kind,
+        object: &str,
+    ) -> Result<Option<Vec<u8>>, StoreError> {
+        let Some(data) = self.get(object)? else {
+            return Ok(None);
+        };
+        sealed::decode(&self.id, keys, kind, object, &data)
+            .map(Some)
+            .map_err(|error| self.unreadable(object, error))
+    }
+
+    /// The workload's data key; `None` before anything of it was stored.
+    pub(crate) fn data_keys(
+        &self,
+        workload: &WorkloadName,
+    ) -> Result<Option<Arc<Keys>>, StoreError> {
+        let mut known = self
+            .data_keys
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(keys) = known.get(workload) {
+            return Ok(Some(Arc::clone(keys)));
+        }
+        let keys = self.read_data_keys(workload)?;
+        if let Some(keys) = &keys {
+            known.insert(workload.clone(), Arc::clone(keys));
+        }
+        Ok(keys)
+    }
+
+    /// The workload's data key as it is stored now.
+    pub(crate) fn read_data_keys(
+        &self,
+        workload: &WorkloadName,
+    ) -> Result<Option<Arc<Keys>>, StoreError> {
+        let object = data_key_name(workload);
+        let Some(body) = self.get_sealed(&self.master, Kind::WorkloadKey, &object)? else {
+            return Ok(None);
+        };
+        let body = zeroize::Zeroizing::new(body);
+        let keys = key_slot::secret_of(&body)
+            .and_then(|secret| Keys::new(secret).map_err(Into::into))
+            .map_err(|error| self.unreadable(&object, error))?;
+        Ok(Some(Arc::new(keys)))
+    }
+
+    /// The workload's data key, made now if there is none. Two processes may try at once: whoever
+    /// stored it first wins, and both read that one.
+    pub(crate) fn data_keys_or_new(
+        &self,
+        workload: &WorkloadName,
+    ) -> Result<Arc<Keys>, StoreError> {
+        if let Some(keys) = self.data_keys(workload)? {
+            return Ok(keys);
+        }
+        let object = data_key_name(workload);
+        self.put_sealed(
+            &self.master,
+            Kind::WorkloadKey,
+            &object,
+            random_secret().as_slice(),
+        )?;
+        self.data_keys(workload)?
+            .ok_or_else(|| self.missing(&object))
+    }
+
+    /// The data key of a workload of which something is stored.
+    pub(crate) fn required_data_keys(
+        &self,
+        workload: &WorkloadName,
+    ) -> Result<Arc<Keys>, StoreError> {
+        self.data_keys(workload)?
+            .ok_or_else(|| self.missing(&data_key_name(workload)))
+    }
+}

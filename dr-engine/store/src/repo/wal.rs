@@ -1,0 +1,181 @@
+//! WAL files: one write-once object each. Storing one opens the data key and nothing else: a push
+//! runs for every segment, and the archiver waits for it.
+
+use chrono::{DateTime, Utc};
+use dr_model::{WalFileName, WorkloadName};
+use serde::{Deserialize, Serialize};
+
+use super::{Inner, Repository, encode_failed};
+use crate::StoreError;
+use crate::backend::PutOutcome;
+use crate::crypto::Keys;
+use crate::format::wal::{self, HEAD_BYTES, WalHead};
+use crate::testing::kill_point;
+
+/// What storing a WAL file came to. Either way it is durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WalPut {
+    /// It is stored now.
+    Stored,
+    /// The same content was stored before.
+    AlreadyThere,
+}
+
+/// What is known of a stored WAL file without reading it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WalInfo {
+    /// When it was pushed; whole microseconds.
+    pub pushed_at: DateTime<Utc>,
+    /// Its size in bytes.
+    pub bytes: u64,
+}
+
+/// Where a workload's WAL files are.
+pub(crate) fn wal_prefix(workload: &WorkloadName) -> String {
+    format!("wal/{workload}/")
+}
+
+fn object_name(workload: &WorkloadName, name: &WalFileName) -> Result<String, StoreError> {
+    let timeline = name.timeline().ok_or_else(|| StoreError::InvalidName {
+        name: name.to_string(),
+        rule: "a WAL file's name begins with its timeline",
+    })?;
+    Ok(format!("{}{:08X}/{name}", wal_prefix(workload), timeline.0))
+}
+
+impl Repository {
+    /// Stores a WAL file, durable on return.
+    ///
+    /// # Errors
+    /// [`StoreError::WalConflict`] when the file is stored with other content; or the place fails.
+    pub fn put_wal(
+        &self,
+        workload: &WorkloadName,
+        name: &WalFileName,
+        body: &[u8],
+        pushed_at: DateTime<Utc>,
+    ) -> Result<WalPut, StoreError> {
+        let repo = self.inner();
+        let object = object_name(workload, name)?;
+        let keys = repo.data_keys_or_new(workload)?;
+        let data = wal::encode(&repo.id, &keys, &object, body, pushed_at)
+            .map_err(encode_failed("a WAL file"))?;
+        kill_point("store.wal.before-put");
+        let outcome = repo.put_new(&object, &data)?;
+        kill_point("store.wal.after-put");
+        if outcome == PutOutcome::Stored {
+            return Ok(WalPut::Stored);
+        }
+        let head = repo
+            .wal_head(&keys, &object)?
+            .ok_or_else(|| repo.missing(&object))?;
+        if head.mac != keys.wal_mac(&object, body) {
+            return Err(StoreError::WalConflict {
+                workload: workload.clone(),
+                name: name.clone(),
+            });
+        }
+        repo.wal_is_whole(&object, &head)?;
+        Ok(WalPut::AlreadyThere)
+    }
+
+    /// A WAL file's content, verified; `None` only if the repository answered and lacks it.
+    ///
+    /// # Errors
+    /// When it is damaged or the place fails.
+    pub fn get_wal(
+        &self,
+        workload: &WorkloadName,
+        name: &WalFileName,
+    ) -> Result<Option<Vec<u8>>, StoreError> {
+        let repo = self.inner();
+        let object = object_name(workload, name)?;
+        let Some(data) = repo.get(&object)? else {
+            return Ok(None);
+        };
+        let keys = repo.required_data_keys(workload)?;
+        wal::decode(&repo.id, &keys, &object, &data)
+            .map(Some)
+            .map_err(|error| repo.unreadable(&object, error))
+    }
+
+    /// When a WAL file was pushed and how long it is; reads only its head.
+    ///
+    /// # Errors
+    /// When its head is damaged or the place fails.
+    pub fn wal_info(
+        &self,
+        workload: &WorkloadName,
+        name: &WalFileName,
+    ) -> Result<Option<WalInfo>, StoreError> {
+        let repo = self.inner();
+        let object = object_name(workload, name)?;
+        let Some(keys) = repo.data_keys(workload)? else {
+            // Absent, unless the key alone is gone.
+            return match repo.get(&object)? {
+                None => Ok(None),
+                Some(_) => Err(repo.missing(&super::data_key_name(workload))),
+            };
+        };
+        Ok(repo.wal_head(&keys, &object)?.map(|head| WalInfo {
+            pushed_at: head.pushed_at,
+            bytes: head.bytes,
+        }))
+    }
+
+    /// The names of all WAL files of a workload, sorted by timeline and position.
+    ///
+    /// # Errors
+    /// When the place fails, or holds something else among them.
+    pub fn list_wal(&self, workload: &WorkloadName) -> Result<Vec<WalFileName>, StoreError> {
+        let repo = self.inner();
+        let mut names = Vec::new();
+        for entry in repo.list(&wal_prefix(workload))? {
+            let file = entry.name.rsplit('/').next().unwrap_or_default();
+            let name: WalFileName = file.parse().map_err(|_| StoreError::Damaged {
+                object: entry.name.clone(),
+                place: self.describe(),
+                what: "its name is not that of a WAL file".to_owned(),
+            })?;
+            names.push(name);
+        }
+        names.sort_by_cached_key(ToString::to_string);
+        Ok(names)
+    }
+}
+
+impl Inner {
+    pub(crate) fn wal_head(
+        &self,
+        keys: &Keys,
+        object: &str,
+    ) -> Result<Option<WalHead>, StoreError> {
+        let data = self
+            .backend
+            .get_range(object, 0, HEAD_BYTES as u64)
+            .map_err(self.failed(format!("reading `{object}`")))?;
+        data.map(|data| {
+            wal::decode_head(&self.id, keys, object, &data)
+                .map_err(|error| self.unreadable(object, error))
+        })
+        .transpose()
+    }
+
+    /// Compares the object's size with what its head says, before it is called "there".
+    fn wal_is_whole(&self, object: &str, head: &WalHead) -> Result<(), StoreError> {
+        let size = self
+            .list(object)?
+            .iter()
+            .find(|entry| entry.name == object)
+            .map(|e| e.size);
+        if size == Some(head.object_bytes) {
+            Ok(())
+        } else {
+            Err(StoreError::Damaged {
+                object: object.to_owned(),
+                place: self.place.clone(),
+                what: "its length is not what it says".to_owned(),
+            })
+        }
+    }
+}

@@ -1,0 +1,211 @@
+//! What a repository promises, on a local folder.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "a test"
+)]
+
+use std::collections::{HashMap, HashSet};
+use std::io::Read;
+use std::sync::Arc;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use dr_model::{Silent, WalFileName, WorkloadName};
+use dr_store::{
+    CheckOptions, Cutting, EntryKind, LocalBackend, Repository, RepositoryKey, StoreError, WalPut,
+    WriteOptions,
+};
+use dr_testkit::{TempRepository, files_point, meta};
+
+fn at(seconds: i64) -> DateTime<Utc> {
+    DateTime::from_timestamp(1_790_000_000 + seconds, 0).unwrap()
+}
+
+fn erp() -> WorkloadName {
+    "erp".parse().unwrap()
+}
+
+fn noise(length: usize) -> Vec<u8> {
+    let mut data = vec![0; length];
+    dr_model::random::fill(&mut data);
+    data
+}
+
+fn read(repository: &Repository, id: &dr_model::RestorePointId) -> HashMap<String, Vec<u8>> {
+    let point = repository.point(id).unwrap().unwrap();
+    let mut found = HashMap::new();
+    for entry in repository.entries(&point).unwrap() {
+        if entry.kind == EntryKind::File {
+            let mut body = Vec::new();
+            repository.read_file(&point, &entry, &mut body).unwrap();
+            found.insert(entry.meta.path, body);
+        }
+    }
+    found
+}
+
+#[test]
+fn what_was_stored_comes_back_to_another_process() {
+    let place = TempRepository::new();
+    let writer = place
+        .repository
+        .begin(&erp(), WriteOptions::default())
+        .unwrap();
+    let page_file = noise(1_000_001);
+    let text = b"the same line again and again\n".repeat(40_000);
+    writer
+        .add_file(
+            meta("data/base/1"),
+            &mut page_file.as_slice(),
+            Cutting::Pages,
+        )
+        .unwrap();
+    let summary = writer
+        .add_file(meta("etc/text"), &mut text.as_slice(), Cutting::Content)
+        .unwrap();
+    assert_eq!(summary.size, text.len() as u64);
+    writer
+        .add_file(meta("empty"), &mut std::io::empty(), Cutting::Pages)
+        .unwrap();
+    writer.add_entry(meta("etc"), EntryKind::Folder).unwrap();
+    writer
+        .add_entry(
+            meta("link"),
+            EntryKind::Link {
+                target: "../x y".to_owned(),
+            },
+        )
+        .unwrap();
+    let details = serde_json::json!({"origin": "/etc/postgresql"});
+    let point = writer
+        .finish(files_point("erp", at(0)), details.clone())
+        .unwrap();
+    assert_eq!(point.files, 3);
+    assert_eq!(point.bytes_source.0, (page_file.len() + text.len()) as u64);
+    assert!(
+        point.bytes_added.0 > 1_000_000 && point.bytes_added.0 < 1_500_000,
+        "{point:?}"
+    );
+
+    let other = place.reopen();
+    assert_eq!(other.points(Some(&erp())).unwrap(), [point.clone()]);
+    let stored = other.point(&point.id).unwrap().unwrap();
+    assert_eq!(stored.details, details);
+    let paths: Vec<_> = other
+        .entries(&stored)
+        .unwrap()
+        .into_iter()
+        .map(|entry| entry.meta.path)
+        .collect();
+    assert_eq!(paths, ["data/base/1", "empty", "etc", "etc/text", "link"]);
+    let found = read(&other, &point.id);
+    assert_eq!(found["data/base/1"], page_file);
+    assert_eq!(found["etc/text"], text);
+    assert_eq!(found["empty"], b"");
+}
+
+#[test]
+fn several_threads_fill_one_restore_point() {
+    let place = TempRepository::new();
+    let options = WriteOptions {
+        compression_level: 1,
+        parallelism: 1,
+    };
+    let writer = place.repository.begin(&erp(), options).unwrap();
+    let bodies: Vec<Vec<u8>> = (0..4).map(|_| noise(12_000_000)).collect();
+    std::thread::scope(|scope| {
+        for (number, body) in bodies.iter().enumerate() {
+            let writer = &writer;
+            scope.spawn(move || {
+                let path = format!("file{number}");
+                writer
+                    .add_file(meta(&path), &mut body.as_slice(), Cutting::Pages)
+                    .unwrap();
+            });
+        }
+    });
+    let point = writer
+        .finish(files_point("erp", at(0)), serde_json::Value::Null)
+        .unwrap();
+    let found = read(&place.reopen(), &point.id);
+    for (number, body) in bodies.iter().enumerate() {
+        assert!(
+            found[&format!("file{number}")] == *body,
+            "file{number} differs"
+        );
+    }
+}
+
+#[test]
+fn wal_is_written_once_and_a_repeated_push_is_recognised() {
+    let place = TempRepository::new();
+    let name: WalFileName = "000000010000000000000003".parse().unwrap();
+    let segment = noise(1 << 20);
+    let repository = &place.repository;
+    assert_eq!(repository.get_wal(&erp(), &name).unwrap(), None);
+    assert_eq!(repository.wal_info(&erp(), &name).unwrap(), None);
+    assert_eq!(
+        repository.put_wal(&erp(), &name, &segment, at(1)).unwrap(),
+        WalPut::Stored
+    );
+    let other = place.reopen();
+    assert_eq!(
+        other.put_wal(&erp(), &name, &segment, at(2)).unwrap(),
+        WalPut::AlreadyThere
+    );
+    let mut changed = segment.clone();
+    changed[77] ^= 1;
+    let error = other.put_wal(&erp(), &name, &changed, at(3)).unwrap_err();
+    assert!(matches!(error, StoreError::WalConflict { .. }), "{error}");
+    assert_eq!(other.get_wal(&erp(), &name).unwrap().unwrap(), segment);
+    let info = other.wal_info(&erp(), &name).unwrap().unwrap();
+    assert_eq!((info.pushed_at, info.bytes), (at(1), 1 << 20));
+    let history: WalFileName = "00000002.history".parse().unwrap();
+    other
+        .put_wal(
+            &erp(),
+            &history,
+            b"1\t0/3000000\tno recovery target\n",
+            at(4),
+        )
+        .unwrap();
+    assert_eq!(other.list_wal(&erp()).unwrap(), [name, history]);
+    assert_eq!(other.list_wal(&"erp-2".parse().unwrap()).unwrap(), []);
+}
+
+#[test]
+fn records_are_written_once() {
+    let place = TempRepository::new();
+    let repository = &place.repository;
+    repository.put_record("binding", "erp", b"{}").unwrap();
+    repository.put_record("binding", "erp", b"{}").unwrap();
+    let error = repository.put_record("binding", "erp", b"{ }").unwrap_err();
+    assert!(
+        matches!(error, StoreError::RecordConflict { .. }),
+        "{error}"
+    );
+    repository
+        .put_record("evidence", "run-1/probe.jsonl", b"x")
+        .unwrap();
+    assert_eq!(
+        repository.list_records("evidence").unwrap(),
+        ["run-1/probe.jsonl"]
+    );
+    assert_eq!(
+        place
+            .reopen()
+            .get_record("binding", "erp")
+            .unwrap()
+            .unwrap(),
+        b"{}"
+    );
+    assert_eq!(repository.get_record("binding", "crm").unwrap(), None);
+    for bad in ["../x", "a b", "", ".x"] {
+        assert!(
+            repository.put_record("binding", bad, b"").is_err(),
+            "{bad:?}"
+        );
+    }
+}

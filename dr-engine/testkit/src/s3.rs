@@ -1,0 +1,105 @@
+//! An S3 protocol server within the process, over a folder.
+//!
+//! It speaks the real protocol (signatures, XML, errors) on a free loopback port. What it does not
+//! have: atomic `If-None-Match` (it checks, then writes), versions, Object Lock.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::thread::JoinHandle;
+
+use anyhow::Context;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto::Builder;
+use s3s::auth::SimpleAuth;
+use s3s::service::S3ServiceBuilder;
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+
+/// The user it knows.
+pub const ACCESS_KEY: &str = "test-access";
+/// That user's secret.
+pub const SECRET_KEY: &str = "test-secret";
+
+/// A running server; stops when dropped, and its folder goes with it.
+#[derive(Debug)]
+pub struct S3Server {
+    folder: tempfile::TempDir,
+    address: SocketAddr,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl S3Server {
+    /// Starts a server with one empty bucket.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start(bucket: &str) -> anyhow::Result<Self> {
+        let folder = tempfile::tempdir()?;
+        std::fs::create_dir(folder.path().join(bucket))?;
+        let files = s3s_fs::FileSystem::new(folder.path())
+            .map_err(|error| anyhow::anyhow!("the S3 folder is refused: {error:?}"))?;
+        let mut service = S3ServiceBuilder::new(files);
+        service.set_auth(SimpleAuth::from_single(ACCESS_KEY, SECRET_KEY));
+        let service = service.build();
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()?;
+        let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0"))?;
+        let address = listener.local_addr()?;
+        let (stop, mut stopped) = oneshot::channel();
+        let thread = std::thread::Builder::new()
+            .name("s3-server".to_owned())
+            .spawn(move || {
+                runtime.block_on(async move {
+                    let http = Builder::new(TokioExecutor::new());
+                    loop {
+                        let socket = tokio::select! {
+                            accepted = listener.accept() => accepted,
+                            _ = &mut stopped => break,
+                        };
+                        let Ok((socket, _)) = socket else { continue };
+                        let connection = http
+                            .serve_connection(TokioIo::new(socket), service.clone())
+                            .into_owned();
+                        tokio::spawn(async move {
+                            // A client that goes away is its own matter.
+                            let _ = connection.await;
+                        });
+                    }
+                });
+            });
+        let thread = thread.context("cannot start the server's thread")?;
+        Ok(Self {
+            folder,
+            address,
+            stop: Some(stop),
+            thread: Some(thread),
+        })
+    }
+
+    /// What a client calls.
+    #[must_use]
+    pub fn endpoint(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Where the objects of a bucket lie as files, for tests that damage them.
+    #[must_use]
+    pub fn bucket_folder(&self, bucket: &str) -> PathBuf {
+        self.folder.path().join(bucket)
+    }
+}
+
+impl Drop for S3Server {
+    fn drop(&mut self) {
+        if let Some(stop) = self.stop.take() {
+            // The server may have ended already.
+            let _ = stop.send(());
+        }
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
