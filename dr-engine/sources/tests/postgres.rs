@@ -7,6 +7,7 @@ mod cluster;
 use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -80,7 +81,6 @@ async fn a_captured_cluster_is_put_back_verified_and_started() {
     );
     let expected_files = u64::try_from(files.len() - 2).unwrap();
     assert_eq!(result.summary.files, expected_files);
-    drop(result.wal_hold.holds());
 
     let into = home.folder("restored");
     put_back(&home, &sink, &result, &into, &wal);
@@ -246,7 +246,6 @@ async fn a_cancelled_backup_leaves_the_server_as_it_was() {
     )
     .await;
     assert!(!data.join("backup_label").exists());
-    // A smart test of backup mode: a fast shutdown would not mind, a new backup starts cleanly.
     let sink = Arc::new(FolderSink::new(home.path("again")));
     back_up(&server, &sink, &home.folder("wal")).await.unwrap();
 }
@@ -310,7 +309,7 @@ async fn the_control_file_and_a_segments_header_say_what_the_server_says() {
     assert_eq!(control.system_id, identity.system_id);
     assert_eq!(control.wal_segment_bytes, identity.wal_segment_bytes);
     assert_eq!((control.page_bytes, control.segment_pages), (8192, 131_072));
-    assert!(control.page_checksums);
+    assert!(control.page_checksums && control.in_production);
     let redo = text(
         &server,
         "select redo_lsn::text from pg_control_checkpoint()",
@@ -341,4 +340,108 @@ async fn the_control_file_and_a_segments_header_say_what_the_server_says() {
         control::parse(&bytes).is_none(),
         "a torn control file was believed"
     );
+}
+
+/// A cluster as Debian makes it, its configuration in /etc/postgresql; dropped again.
+struct DebianCluster {
+    name: String,
+    data: std::path::PathBuf,
+}
+
+impl DebianCluster {
+    /// `None` where it cannot be made: not as root, or no Debian.
+    fn make(home: &Home) -> Option<Self> {
+        home.run_as.as_ref()?;
+        let name = format!("drtest{}", std::process::id());
+        let data = home.path("debian");
+        let output = Command::new("pg_createcluster")
+            .args(["15", &name, "--start-conf=manual", "-d"])
+            .arg(&data)
+            .arg("-l")
+            .arg(home.path("debian.log"))
+            .args([
+                "--port",
+                &dr_sources::instance::free_port().to_string(),
+                "--locale=C",
+            ])
+            .args(["--", "--data-checksums", "--auth=trust", "--no-sync"])
+            .output()
+            .ok()?;
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        Some(Self { name, data })
+    }
+
+    fn config(&self, name: &str) -> std::path::PathBuf {
+        Path::new("/etc/postgresql/15").join(&self.name).join(name)
+    }
+}
+
+impl Drop for DebianCluster {
+    fn drop(&mut self) {
+        let dropped = Command::new("pg_dropcluster")
+            .args(["--stop", "15", &self.name])
+            .status();
+        // It leaves what it did not make itself.
+        let _ = fs::remove_dir_all(self.config(""));
+        assert!(dropped.is_ok_and(|status| status.success()) || std::thread::panicking());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_debian_cluster_comes_back_with_its_configuration_from_etc() {
+    let home = Home::new();
+    let Some(debian) = DebianCluster::make(&home) else {
+        return;
+    };
+    fs::write(debian.config("conf.d/dr-test.conf"), "work_mem = '7MB'\n").unwrap();
+    fs::write(
+        debian.config("pg_hba.conf"),
+        "# the right one\nlocal all all trust\nhost all all 127.0.0.1/32 trust\n",
+    )
+    .unwrap();
+    assert!(!debian.data.join("postgresql.conf").exists());
+    let config = debian.config("postgresql.conf").display().to_string();
+    let source = home.start_with_config(&debian.data, &config);
+    run(&source, ROWS).await;
+    let sink = Arc::new(FolderSink::new(home.path("captured")));
+    let wal = home.folder("wal");
+    let result = back_up(&source, &sink, &wal).await.unwrap();
+    for expected in [
+        "postgresql.conf",
+        "pg_hba.conf",
+        "pg_ident.conf",
+        "conf.d/dr-test.conf",
+    ] {
+        let expected = format!("config/{expected}");
+        assert!(sink.paths().contains(&expected), "{expected} is missing");
+    }
+    source.stop(StopMode::Fast).unwrap();
+    drop(debian);
+
+    let into = home.folder("restored");
+    put_back(&home, &sink, &result, &into, &wal);
+    verify(&home, &into).unwrap();
+    let main = fs::read_to_string(into.join("postgresql.conf")).unwrap();
+    assert!(
+        main.contains("# restored by dr; was: data_directory = "),
+        "{main}"
+    );
+    let restored = start_restored(&home, &into, &[]);
+    assert_eq!(number(&restored, "select count(*) from item").await, 20_000);
+    assert_eq!(text(&restored, "show work_mem").await, "7MB");
+    for (setting, file) in [
+        ("show hba_file", "pg_hba.conf"),
+        ("show config_file", "postgresql.conf"),
+    ] {
+        assert_eq!(
+            text(&restored, setting).await,
+            into.join(file).display().to_string()
+        );
+    }
+    let hba = fs::read_to_string(into.join("pg_hba.conf")).unwrap();
+    assert!(hba.starts_with("# the right one"));
 }

@@ -1,6 +1,5 @@
 //! Private PostgreSQL servers.
 
-use std::io;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
@@ -11,6 +10,7 @@ use rustix::process::Signal;
 use super::process::{descendants, is_alive, signal, stat, wait_until};
 use super::run_as::{RunAs, command, give};
 use crate::SourceError;
+use crate::postgres::control;
 
 /// A server that is told to stop and does not within this is killed.
 const STOP_TIMEOUT: Duration = Duration::from_secs(60);
@@ -155,7 +155,8 @@ pub fn scratch_settings() -> Vec<(String, String)> {
         ("ssl", "off"),
         ("logging_collector", "off"),
         ("log_destination", "stderr"),
-        ("external_pid_file", ""),
+        // In the copy's own data directory: the original's must be neither overwritten nor removed.
+        ("external_pid_file", "dr-external.pid"),
         ("fsync", "off"),
         ("full_page_writes", "off"),
     ]
@@ -394,6 +395,11 @@ impl Drop for PostgresInstance {
 
 fn spawn(options: &StartOptions) -> Result<Child, SourceError> {
     let program = options.bin_directory.join("postgres");
+    if !program.is_file() {
+        return Err(SourceError::ProgramMissing {
+            program: program.display().to_string(),
+        });
+    }
     let log_file = &options.log_file;
     let log = std::fs::OpenOptions::new()
         .create(true)
@@ -433,12 +439,7 @@ fn spawn(options: &StartOptions) -> Result<Child, SourceError> {
         .stderr(errors)
         .process_group(0)
         .spawn()
-        .map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => SourceError::ProgramMissing {
-                program: program.display().to_string(),
-            },
-            _ => SourceError::file("run", &program)(error),
-        })
+        .map_err(SourceError::file("run", &program))
 }
 
 fn socket_setting(options: &StartOptions) -> Result<String, SourceError> {
@@ -455,15 +456,20 @@ fn socket_setting(options: &StartOptions) -> Result<String, SourceError> {
     Ok(format!("\"{}\"", text.replace('"', "\"\"")))
 }
 
-/// The state in the lock file is what `pg_ctl -w` goes by (`miscadmin.h`, PM_STATUS_*).
+/// The state in the lock file is what `pg_ctl -w` goes by (`miscadmin.h`, PM_STATUS_*): `ready` as
+/// soon as connections are accepted, be it during recovery. The control file says when that is over;
+/// what it said before the start is replaced before the first connection.
 fn is_ready(options: &StartOptions, pid: u32) -> bool {
     let Some(lock) = LockFile::read(&options.data_directory) else {
         return false;
     };
     lock.pid == pid
+        && lock.status == "ready"
         && match options.wait_for {
-            WaitFor::Connections => lock.status == "ready" || lock.status == "standby",
-            WaitFor::ReadWrite => lock.status == "ready",
+            WaitFor::Connections => true,
+            WaitFor::ReadWrite => {
+                control::read(&options.data_directory).is_ok_and(|control| control.in_production)
+            }
         }
 }
 

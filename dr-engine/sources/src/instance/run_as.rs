@@ -90,20 +90,38 @@ fn account(line: &str) -> Option<RunAs> {
     })
 }
 
-/// A command that runs as `run_as`, with a matching environment and no supplementary groups.
+/// Sets all three of a process's identities (setpriv(1), util-linux, essential on Debian).
+const SETPRIV: &str = "/usr/bin/setpriv";
+
+/// A command that runs as `run_as` with a matching environment.
 ///
-/// The standard library clears the supplementary groups whenever it changes the user.id as root.
+/// The user's own supplementary groups come with it, because a server may need them: Debian's
+/// `postgres` reads its TLS key as a member of `ssl-cert`. Never root's: without `setpriv`, or for a
+/// user without an account, there are none (the standard library clears them whenever it changes
+/// the user id as root).
 #[must_use]
 pub fn command(run_as: Option<&RunAs>, program: impl AsRef<OsStr>) -> Command {
-    let mut command = Command::new(program);
-    if let Some(user) = run_as {
+    let Some(user) = run_as else {
+        return Command::new(program);
+    };
+    let has_account = user.name != user.uid.to_string();
+    let mut command = if has_account && Path::new(SETPRIV).exists() {
+        let mut command = Command::new(SETPRIV);
         command
-            .uid(user.uid)
-            .gid(user.gid)
-            .env("HOME", &user.home)
-            .env("USER", &user.name)
-            .env("LOGNAME", &user.name);
-    }
+            .arg(format!("--reuid={}", user.uid))
+            .arg(format!("--regid={}", user.gid))
+            .args(["--init-groups", "--"])
+            .arg(program);
+        command
+    } else {
+        let mut command = Command::new(program);
+        command.uid(user.uid).gid(user.gid);
+        command
+    };
+    command
+        .env("HOME", &user.home)
+        .env("USER", &user.name)
+        .env("LOGNAME", &user.name);
     command
 }
 

@@ -16,6 +16,8 @@ pub struct ControlData {
     pub control_version: u32,
     /// The catalog version, as in the tablespace folder's name.
     pub catalog_version: u32,
+    /// Whether the server is (or was, when it crashed) open for writing, out of any recovery.
+    pub in_production: bool,
     /// The last checkpoint record.
     pub checkpoint: Lsn,
     /// Where its redo begins.
@@ -39,6 +41,8 @@ const READ_ATTEMPTS: u32 = 10;
 const PAUSE_BEFORE_REREAD: Duration = Duration::from_millis(10);
 /// Where the CRC lies: to version 17, and from 18 on (`default_char_signedness` came before it).
 const CRC_OFFSETS: [usize; 2] = [288, 292];
+/// `DBState`.
+const DB_IN_PRODUCTION: u32 = 6;
 const VERSIONS: std::ops::RangeInclusive<u32> = 1300..=1899;
 
 /// Reads the control file of a data directory, again when it is torn by a concurrent write.
@@ -86,6 +90,7 @@ pub fn parse(bytes: &[u8]) -> Option<ControlData> {
         system_id: SystemId(u64_at(bytes, 0)?),
         control_version,
         catalog_version: u32_at(bytes, 12)?,
+        in_production: u32_at(bytes, 16)? == DB_IN_PRODUCTION,
         checkpoint: Lsn(u64_at(bytes, 32)?),
         checkpoint_redo: Lsn(u64_at(bytes, 40)?),
         timeline: Timeline(u32_at(bytes, 48)?),

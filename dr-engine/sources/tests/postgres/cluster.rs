@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 
-use dr_model::{Lsn, Silent};
+use dr_model::{Lsn, PostgresPosition, Silent, WalFileName};
 use dr_sources::instance::{
     InitdbOptions, PostgresInstance, RunAs, StartOptions, free_port, give, scratch_settings,
 };
@@ -21,19 +21,19 @@ use sha2::{Digest, Sha256};
 use sqlx::{Connection, PgConnection};
 use tokio_util::sync::CancellationToken;
 
-pub const MAJOR: u32 = 15;
+pub(crate) const MAJOR: u32 = 15;
 
-pub fn bin() -> PathBuf {
+pub(crate) fn bin() -> PathBuf {
     tools::bin_directory(None, MAJOR).unwrap()
 }
 
-pub struct Home {
+pub(crate) struct Home {
     folder: tempfile::TempDir,
-    pub run_as: Option<RunAs>,
+    pub(crate) run_as: Option<RunAs>,
 }
 
 impl Home {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let folder = tempfile::Builder::new()
             .prefix("dr-postgres")
             .tempdir()
@@ -43,12 +43,12 @@ impl Home {
         Self { folder, run_as }
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
     /// Makes a folder that belongs to the servers' user.
-    pub fn folder(&self, name: &str) -> PathBuf {
+    pub(crate) fn folder(&self, name: &str) -> PathBuf {
         let path = self.path(name);
         fs::create_dir(&path).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).unwrap();
@@ -56,7 +56,7 @@ impl Home {
         path
     }
 
-    pub fn initdb(&self, name: &str, data_checksums: bool) -> PathBuf {
+    pub(crate) fn initdb(&self, name: &str, data_checksums: bool) -> PathBuf {
         let options = InitdbOptions::new(&bin(), &self.path(name), self.run_as.clone());
         let arguments = vec!["--no-sync".to_owned()];
         PostgresInstance::initdb(&InitdbOptions {
@@ -68,7 +68,12 @@ impl Home {
         self.path(name)
     }
 
-    pub fn start(&self, data: &Path, settings: &[(&str, &str)]) -> PostgresInstance {
+    /// As Debian does: the configuration is named on the command line.
+    pub(crate) fn start_with_config(&self, data: &Path, config_file: &str) -> PostgresInstance {
+        self.start(data, &[("config_file", config_file)])
+    }
+
+    pub(crate) fn start(&self, data: &Path, settings: &[(&str, &str)]) -> PostgresInstance {
         let mut options = StartOptions::new(&bin(), data, self.run_as.clone(), free_port());
         options.settings = settings
             .iter()
@@ -81,7 +86,7 @@ impl Home {
     }
 }
 
-pub async fn session(server: &PostgresInstance) -> PgConnection {
+pub(crate) async fn session(server: &PostgresInstance) -> PgConnection {
     connect(&ConnectOptions {
         url: server.url("postgres"),
         password: None,
@@ -90,13 +95,13 @@ pub async fn session(server: &PostgresInstance) -> PgConnection {
     .unwrap()
 }
 
-pub async fn run(server: &PostgresInstance, sql: &'static str) {
+pub(crate) async fn run(server: &PostgresInstance, sql: &'static str) {
     let mut session = session(server).await;
     sqlx::raw_sql(sql).execute(&mut session).await.unwrap();
     session.close().await.unwrap();
 }
 
-pub async fn number(server: &PostgresInstance, sql: &'static str) -> i64 {
+pub(crate) async fn number(server: &PostgresInstance, sql: &'static str) -> i64 {
     let mut session = session(server).await;
     let number = sqlx::query_scalar(sql)
         .fetch_one(&mut session)
@@ -106,7 +111,7 @@ pub async fn number(server: &PostgresInstance, sql: &'static str) -> i64 {
     number
 }
 
-pub async fn text(server: &PostgresInstance, sql: &'static str) -> String {
+pub(crate) async fn text(server: &PostgresInstance, sql: &'static str) -> String {
     let mut session = session(server).await;
     let text = sqlx::query_scalar(sql)
         .fetch_one(&mut session)
@@ -118,28 +123,28 @@ pub async fn text(server: &PostgresInstance, sql: &'static str) -> String {
 
 /// What a sink saw of one item.
 #[derive(Debug, Clone)]
-pub struct Kept {
-    pub item: Item,
-    pub sha256: [u8; 32],
-    pub size: u64,
-    pub kind: Option<ContentKind>,
+pub(crate) struct Kept {
+    pub(crate) item: Item,
+    pub(crate) sha256: [u8; 32],
+    pub(crate) size: u64,
+    pub(crate) kind: Option<ContentKind>,
 }
 
 type OnFile = Box<dyn Fn(&Item) + Send + Sync>;
 
 /// Keeps files below a folder by their paths.
-pub struct FolderSink {
+pub(crate) struct FolderSink {
     root: PathBuf,
     kept: Mutex<Vec<Kept>>,
     on_file: OnFile,
 }
 
 impl FolderSink {
-    pub fn new(root: PathBuf) -> Self {
+    pub(crate) fn new(root: PathBuf) -> Self {
         Self::watched(root, Box::new(|_| {}))
     }
 
-    pub fn watched(root: PathBuf, on_file: OnFile) -> Self {
+    pub(crate) fn watched(root: PathBuf, on_file: OnFile) -> Self {
         fs::create_dir_all(&root).unwrap();
         Self {
             root,
@@ -149,15 +154,15 @@ impl FolderSink {
     }
 
     /// In the order of arrival.
-    pub fn kept(&self) -> Vec<Kept> {
+    pub(crate) fn kept(&self) -> Vec<Kept> {
         self.kept.lock().unwrap().clone()
     }
 
-    pub fn paths(&self) -> Vec<String> {
+    pub(crate) fn paths(&self) -> Vec<String> {
         self.kept().into_iter().map(|kept| kept.item.path).collect()
     }
 
-    pub fn content(&self, path: &str) -> Vec<u8> {
+    pub(crate) fn content(&self, path: &str) -> Vec<u8> {
         fs::read(self.root.join(path)).unwrap()
     }
 
@@ -200,7 +205,7 @@ impl ItemSink for FolderSink {
 }
 
 /// Takes a base backup; the WAL it needs is copied to `wal` before the hold on it is let go.
-pub async fn back_up(
+pub(crate) async fn back_up(
     server: &PostgresInstance,
     sink: &Arc<FolderSink>,
     wal: &Path,
@@ -217,17 +222,23 @@ pub async fn back_up(
         .await?;
     let result = backup.end(Arc::clone(sink) as _).await?;
     assert!(result.wal_hold.holds());
-    for entry in fs::read_dir(data.join("pg_wal")).unwrap() {
-        let entry = entry.unwrap();
-        if entry.file_type().unwrap().is_file() {
-            fs::copy(entry.path(), wal.join(entry.file_name())).unwrap();
-        }
+    for name in segments(&result.position) {
+        fs::copy(data.join("pg_wal").join(&name), wal.join(&name)).unwrap();
+        give(&wal.join(&name), RunAs::for_postgres().unwrap().as_ref()).unwrap();
     }
     Ok(result)
 }
 
+fn segments(position: &PostgresPosition) -> Vec<String> {
+    let bytes = position.wal_segment_bytes;
+    let number = |name: &WalFileName| name.number(bytes).unwrap();
+    (number(&position.start_segment)..=number(&position.stop_segment))
+        .map(|number| WalFileName::of_number(number, position.timeline, bytes).to_string())
+        .collect()
+}
+
 /// Puts a capture back into `into`, the way a restore does, up to the end of the backup.
-pub fn put_back(
+pub(crate) fn put_back(
     home: &Home,
     sink: &FolderSink,
     result: &BaseBackupResult,
@@ -314,7 +325,7 @@ pub fn put_back(
 }
 
 /// Someone else's judgement of a restored folder.
-pub fn verify(home: &Home, data: &Path) -> Result<(), String> {
+pub(crate) fn verify(home: &Home, data: &Path) -> Result<(), String> {
     let program = bin().join("pg_verifybackup");
     let output = dr_sources::instance::command(home.run_as.as_ref(), program)
         .arg("-n")
@@ -329,7 +340,11 @@ pub fn verify(home: &Home, data: &Path) -> Result<(), String> {
 }
 
 /// Starts a restored folder and waits until it is out of recovery.
-pub fn start_restored(home: &Home, data: &Path, settings: &[(String, String)]) -> PostgresInstance {
+pub(crate) fn start_restored(
+    home: &Home,
+    data: &Path,
+    settings: &[(String, String)],
+) -> PostgresInstance {
     let mut options = StartOptions::new(&bin(), data, home.run_as.clone(), free_port());
     options.settings = scratch_settings();
     options.settings.extend_from_slice(settings);
@@ -337,7 +352,7 @@ pub fn start_restored(home: &Home, data: &Path, settings: &[(String, String)]) -
     PostgresInstance::start(options).unwrap()
 }
 
-pub fn copy_folder(from: &Path, to: &Path) {
+pub(crate) fn copy_folder(from: &Path, to: &Path) {
     assert!(
         Command::new("cp")
             .arg("-a")
@@ -349,6 +364,6 @@ pub fn copy_folder(from: &Path, to: &Path) {
     );
 }
 
-pub fn lsn(text: &str) -> Lsn {
+pub(crate) fn lsn(text: &str) -> Lsn {
     text.parse().unwrap()
 }
