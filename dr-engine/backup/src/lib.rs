@@ -1,1 +1,30 @@
-//! placeholder
+//! Taking backups: from a source into the repository, as a restore point that can be restored.
+//!
+//! Order, for every kind of workload: data, then (PostgreSQL) every WAL file the copy needs, read back
+//! and decoded, then the restore point, then the catalog. A crash before the restore point leaves only
+//! data that nothing refers to; a failing catalog fails no backup, because it is an index of the
+//! repository and can be rebuilt.
+//!
+//! [`run`] does not know lanes or jobs: the caller wraps it.
+
+#![cfg_attr(
+    test,
+    allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)
+)]
+
+mod binding;
+mod error;
+mod run;
+mod status;
+mod verification;
+pub mod wal;
+mod window;
+
+pub use binding::{Binding, bind, binding_of, check_binding};
+pub use error::BackupError;
+pub use run::{
+    BackupOptions, NatsDetails, PostgresDetails, run, store_folder, stream_snapshot_path,
+};
+pub use status::{WorkloadStatus, status};
+pub use verification::{Verification, VerificationCheck, verifications};
+pub use window::{TimelineSwitch, WalCoverage, WalIndex, parse_history, window, window_of};

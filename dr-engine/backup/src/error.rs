@@ -1,0 +1,249 @@
+//! What can go wrong while protecting a workload.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use dr_model::{SystemId, WalFileName, WorkloadName};
+use dr_sources::SourceError;
+use dr_store::StoreError;
+
+/// Errors of this crate.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BackupError {
+    /// The configuration, a key, the repository or the catalog could not be opened.
+    #[error(transparent)]
+    Installation(#[from] dr_installation::InstallationError),
+    /// The configuration does not name it.
+    #[error(transparent)]
+    Config(#[from] dr_config::ConfigError),
+    /// The repository could not do its part.
+    #[error("cannot {action} in repository {place}")]
+    Store {
+        /// What was being done, on what.
+        action: String,
+        /// The repository.
+        place: String,
+        /// Why.
+        #[source]
+        source: StoreError,
+    },
+    /// The source could not do its part.
+    #[error("cannot {action}")]
+    Source {
+        /// What was being done, on what.
+        action: String,
+        /// Why.
+        #[source]
+        source: SourceError,
+    },
+    /// A file operation failed.
+    #[error("cannot {action} {}", path.display())]
+    File {
+        /// A verb.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Another cluster than the one the workload has been bound to.
+    #[error(
+        "workload `{workload}` is bound to cluster {bound}, but this is cluster {found}: nothing was stored"
+    )]
+    OtherCluster {
+        /// The workload.
+        workload: WorkloadName,
+        /// The cluster of its first backup.
+        bound: SystemId,
+        /// The cluster at hand.
+        found: SystemId,
+    },
+    /// A WAL file of a cluster that no workload stands for.
+    #[error("{file} belongs to cluster {found}, which is no workload of this configuration")]
+    UnknownCluster {
+        /// The file.
+        file: String,
+        /// Its cluster.
+        found: SystemId,
+    },
+    /// A copy of a protected cluster tries to archive.
+    #[error(
+        "{} is a copy of workload `{workload}`, whose own data directory {} is another: its WAL is refused",
+        found.display(), configured.display()
+    )]
+    Copy {
+        /// The workload.
+        workload: WorkloadName,
+        /// Where the push came from.
+        found: PathBuf,
+        /// The data directory of the workload.
+        configured: PathBuf,
+    },
+    /// A file whose name and content do not fit together, or that is no WAL at all.
+    #[error("{file} is refused: {what}")]
+    BadWal {
+        /// The file.
+        file: String,
+        /// What is wrong.
+        what: String,
+    },
+    /// The archive holds something else under this name.
+    #[error(
+        "ANOTHER {name} WITH DIFFERENT CONTENT IS IN THE ARCHIVE of workload `{workload}`: nothing was overwritten"
+    )]
+    WalConflict {
+        /// The file.
+        name: WalFileName,
+        /// The workload.
+        workload: WorkloadName,
+        /// What the repository says.
+        #[source]
+        source: StoreError,
+    },
+    /// WAL that a base backup cannot do without is neither archived nor still in `pg_wal`.
+    #[error(
+        "the backup of `{workload}` needs {name}, which is neither in the repository nor in {}",
+        looked_in.display()
+    )]
+    WalMissing {
+        /// The workload.
+        workload: WorkloadName,
+        /// The file.
+        name: WalFileName,
+        /// The `pg_wal` folder.
+        looked_in: PathBuf,
+    },
+    /// The WAL workload could not be determined.
+    #[error("cannot tell which workload {file} is for: {why}")]
+    WhichWorkload {
+        /// The file.
+        file: String,
+        /// What is ambiguous.
+        why: String,
+    },
+    /// The workload is not of the kind this needs.
+    #[error("workload `{workload}` is no {needed} workload")]
+    WrongKind {
+        /// The workload.
+        workload: WorkloadName,
+        /// What was needed.
+        needed: &'static str,
+    },
+    /// The server stands by for another one.
+    #[error("the server of `{0}` is a standby, from which backups are not taken yet")]
+    Standby(WorkloadName),
+    /// The server of a cluster runs although it must not.
+    #[error("a server runs on {} (pid {pid})", path.display())]
+    ServerRuns {
+        /// The data directory.
+        path: PathBuf,
+        /// Its process.
+        pid: u32,
+    },
+    /// An object of the repository has content that was not written by this program.
+    #[error("{what} in repository {place} cannot be understood: {detail}")]
+    BadRecord {
+        /// The object.
+        what: String,
+        /// The repository.
+        place: String,
+        /// What is wrong.
+        detail: String,
+    },
+    /// Not done within its time.
+    #[error("{what} took longer than {seconds} s")]
+    TimedOut {
+        /// What.
+        what: String,
+        /// The limit.
+        seconds: u64,
+    },
+    /// Stopped on request.
+    #[error("the backup of `{0}` was cancelled")]
+    Cancelled(WorkloadName),
+    /// A thread ended without an answer.
+    #[error("a worker thread ended while it was to {0}")]
+    Worker(&'static str),
+}
+
+impl BackupError {
+    /// What to try, if anything is known.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Installation(error) => error.hint(),
+            Self::Config(error) => error.hint().map(str::to_owned),
+            Self::Store { source, .. } => source.hint(),
+            Self::Source { source, .. } => source.hint(),
+            Self::OtherCluster { .. } => Some(
+                "correct the workload's url and data_directory, or give the new cluster a workload \
+                 name of its own"
+                    .to_owned(),
+            ),
+            Self::UnknownCluster { .. } => Some(
+                "name its data directory in a workload of the configuration, or correct the \
+                 archive_command"
+                    .to_owned(),
+            ),
+            Self::Copy { .. } => Some(
+                "turn archiving off in the copy (archive_mode=off); if it replaces the original, \
+                 name its folder as the workload's data_directory"
+                    .to_owned(),
+            ),
+            Self::WalConflict { .. } => Some(
+                "two servers archive as the same cluster, or a file was damaged: find out which one \
+                 is right before anything is removed; PostgreSQL keeps the segment until then"
+                    .to_owned(),
+            ),
+            Self::WalMissing { .. } => Some(
+                "archive WAL (archive_command = 'dr wal push %p'), or raise wal_keep_size so that it \
+                 stays until the backup has ended"
+                    .to_owned(),
+            ),
+            Self::WhichWorkload { .. } => Some("give --workload".to_owned()),
+            Self::ServerRuns { .. } => Some("stop the server first".to_owned()),
+            _ => None,
+        }
+    }
+
+    /// Whether the cause is the configuration or its use: exit code 2.
+    #[must_use]
+    pub fn is_usage(&self) -> bool {
+        match self {
+            Self::Installation(error) => error.is_usage(),
+            Self::Config(_) | Self::WrongKind { .. } => true,
+            _ => false,
+        }
+    }
+}
+
+pub(crate) fn file_error(
+    action: &'static str,
+    path: &Path,
+) -> impl FnOnce(io::Error) -> BackupError {
+    let path = path.to_owned();
+    move |source| BackupError::File {
+        action,
+        path,
+        source,
+    }
+}
+
+pub(crate) fn source_error(action: impl Into<String>) -> impl FnOnce(SourceError) -> BackupError {
+    let action = action.into();
+    move |source| BackupError::Source { action, source }
+}
+
+pub(crate) fn store_error(
+    action: impl Into<String>,
+    repository: &dr_store::Repository,
+) -> impl FnOnce(StoreError) -> BackupError {
+    let (action, place) = (action.into(), repository.describe());
+    move |source| BackupError::Store {
+        action,
+        place,
+        source,
+    }
+}

@@ -1,0 +1,60 @@
+//! Folders.
+
+use std::path::Path;
+
+use dr_config::FilesSource;
+use dr_model::{Condition, FilesPosition, Position, Progress, RestorePoint};
+use tokio_util::sync::CancellationToken;
+
+use super::sink::StoreSink;
+use super::{Job, blocking};
+use crate::BackupError;
+use crate::error::source_error;
+
+pub(super) async fn back_up(
+    job: &Job<'_>,
+    source: &FilesSource,
+) -> Result<RestorePoint, BackupError> {
+    let started = job.installation.clock.now();
+    let writer = job.begin().await?;
+    let (root, name) = (source.path.clone(), job.name().clone());
+    let (progress, cancel) = (std::sync::Arc::clone(&job.progress), job.cancel.clone());
+    let (writer, entries) = blocking("read the folder", move || {
+        let sink = StoreSink::new(writer);
+        let entries = capture_folder(&root, &sink, progress.as_ref(), &cancel)?;
+        if cancel.is_cancelled() {
+            return Err(BackupError::Cancelled(name));
+        }
+        Ok((sink.into_writer(), entries))
+    })
+    .await?;
+    // Entries were read one after another: nothing in the point is later than this, which is what a
+    // restore to "not later than" asks for.
+    let moment = job.installation.clock.now();
+    let position = Position::Files(FilesPosition { entries });
+    let point = job.point(started, moment, position, Condition::Whole);
+    job.finish(
+        writer,
+        point,
+        serde_json::json!({ "version": 1, "path": source.path }),
+    )
+    .await
+}
+
+/// Hands a folder's entries to `sink` and returns their number.
+pub(super) fn capture_folder(
+    root: &Path,
+    sink: &StoreSink,
+    progress: &dyn Progress,
+    cancel: &CancellationToken,
+) -> Result<u64, BackupError> {
+    let summary = dr_sources::files::capture(root, sink, progress, cancel)
+        .map_err(source_error(format!("read {}", root.display())))?;
+    for note in &summary.notes {
+        progress.note(note);
+    }
+    for path in &summary.changing {
+        progress.note(&format!("{path} kept changing while it was read"));
+    }
+    Ok(summary.entries)
+}

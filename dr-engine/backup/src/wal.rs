@@ -1,0 +1,64 @@
+//! WAL in and out: what `archive_command` and `restore_command` call, and the rescue of a dead
+//! primary's last segments.
+//!
+//! Everything here blocks and opens as little as it can: the engine file, the key, the repository. No
+//! catalog, no tiers, no daemon, so that it works with the catalog locked or gone.
+//!
+//! PostgreSQL acts on the exit status alone. `Ok` from [`push`] means durable; from then on the server
+//! may forget the segment. `Ok(Absent)` from [`fetch`] means that an opened repository was asked and
+//! does not hold the file; PostgreSQL then believes that the archive ends here and opens the server. So
+//! everything that is not proven is an error, and every call ends within a named time.
+
+mod fetch;
+mod identity;
+mod push;
+mod rescue;
+
+use std::sync::mpsc;
+use std::time::Duration;
+
+use crate::BackupError;
+
+pub use dr_store::WalPut;
+pub use fetch::{Fetched, fetch};
+pub use push::push;
+pub(crate) use rescue::names_in;
+pub use rescue::{Rescued, rescue};
+
+pub(crate) use identity::check_segment;
+pub(crate) use push::put;
+
+/// A push not done by then has failed; PostgreSQL tries again. Long enough for a 1 GiB segment at
+/// 10 MB/s.
+pub const PUSH_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// A fetch not done by then has failed; recovery stops and can be started again.
+pub const FETCH_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// No WAL segment is larger (`--wal-segsize`, 1 MiB to 1 GiB).
+pub(crate) const WAL_FILE_BYTES_MAX: u64 = 1 << 30;
+
+/// Runs `work` on a thread of its own and waits for at most `limit`. A hanging file system cannot be
+/// interrupted: the thread is left behind, and ends with the process.
+fn within<T: Send + 'static>(
+    limit: Duration,
+    what: String,
+    work: impl FnOnce() -> Result<T, BackupError> + Send + 'static,
+) -> Result<T, BackupError> {
+    let (sender, receiver) = mpsc::sync_channel(1);
+    std::thread::Builder::new()
+        .name("wal".to_owned())
+        .spawn(move || {
+            // The receiver is gone when the time is up; nobody waits for the answer then.
+            let _ = sender.send(work());
+        })
+        .map_err(|_| BackupError::Worker("move a WAL file"))?;
+    match receiver.recv_timeout(limit) {
+        Ok(answer) => answer,
+        Err(mpsc::RecvTimeoutError::Timeout) => Err(BackupError::TimedOut {
+            what,
+            seconds: limit.as_secs(),
+        }),
+        Err(mpsc::RecvTimeoutError::Disconnected) => Err(BackupError::Worker("move a WAL file")),
+    }
+}

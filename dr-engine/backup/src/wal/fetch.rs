@@ -1,0 +1,93 @@
+//! One WAL file out of the repository.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use dr_installation::{Installation, open_for_wal};
+use dr_model::{WalFileName, WorkloadName};
+
+use super::{FETCH_TIMEOUT, identity, within};
+use crate::BackupError;
+use crate::error::{file_error, store_error};
+
+/// What became of a fetch that got an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fetched {
+    /// The file is there, whole and durable.
+    Delivered,
+    /// The repository answered and does not hold it.
+    Absent,
+}
+
+/// Delivers one WAL file to `to`. Blocks.
+///
+/// # Errors
+/// Whatever is neither delivery nor proven absence.
+pub fn fetch(
+    config: &Path,
+    workload: Option<&WorkloadName>,
+    name: &str,
+    to: &Path,
+) -> Result<Fetched, BackupError> {
+    let (config, workload) = (config.to_owned(), workload.cloned());
+    let (name, to) = (name.to_owned(), to.to_owned());
+    within(FETCH_TIMEOUT, format!("fetching {name}"), move || {
+        let installation = open_for_wal(&config)?;
+        deliver(&installation, workload.as_ref(), &name, &to)
+    })
+}
+
+fn deliver(
+    installation: &Installation,
+    workload: Option<&WorkloadName>,
+    name: &str,
+    to: &Path,
+) -> Result<Fetched, BackupError> {
+    let name: WalFileName = name.parse().map_err(|_| BackupError::BadWal {
+        file: name.to_owned(),
+        what: "it is not the name of a WAL file".to_owned(),
+    })?;
+    let workload = match workload {
+        Some(given) => installation.config.workload(given.as_str())?.name.clone(),
+        None => identity::workload_of_directory(installation, &name)?,
+    };
+    let repository = installation.repository_of(&workload)?;
+    let body = repository.get_wal(&workload, &name).map_err(store_error(
+        format!("fetch {name} of `{workload}`"),
+        &repository,
+    ))?;
+    let Some(body) = body else {
+        return Ok(Fetched::Absent);
+    };
+    write_durably(to, &body)?;
+    Ok(Fetched::Delivered)
+}
+
+/// Writes beside the target, makes it durable, and only then gives it the target's name: PostgreSQL
+/// never sees a part of it.
+fn write_durably(to: &Path, body: &[u8]) -> Result<(), BackupError> {
+    let mut part_name = to.as_os_str().to_owned();
+    part_name.push(".dr-part");
+    let part = PathBuf::from(part_name);
+    let folder = match to.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let write = || -> std::io::Result<()> {
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .open(&part)?;
+        file.write_all(body)?;
+        file.sync_all()?;
+        drop(file);
+        fs::rename(&part, to)?;
+        File::open(folder)?.sync_all()
+    };
+    write().map_err(|error| {
+        let _ = fs::remove_file(&part);
+        file_error("write", to)(error)
+    })
+}

@@ -1,0 +1,313 @@
+//! What can be reached with what is stored: pure deciding over restore points and WAL file names.
+//!
+//! From a base backup, replay goes on as long as no segment is missing, over timeline switches where a
+//! `.history` file tells of them. A segment that is missing behind the end of the chain although newer
+//! ones are stored is a gap: everything behind it is out of reach of this base.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use dr_model::{
+    Lsn, PostgresPosition, RecoveryWindow, RestorePoint, Timeline, WalFileName, WorkloadName,
+};
+use dr_store::Repository;
+
+use crate::BackupError;
+use crate::error::store_error;
+
+/// At most this many missing segments are named one by one.
+const GAPS_NAMED_MAX: usize = 16;
+
+/// The WAL that a repository holds for one workload.
+#[derive(Debug, Clone, Default)]
+pub struct WalIndex {
+    segments: BTreeMap<Timeline, BTreeSet<u64>>,
+    histories: BTreeMap<Timeline, Vec<TimelineSwitch>>,
+    /// The segment size the numbers are counted in.
+    pub segment_bytes: u64,
+}
+
+/// One line of a `.history` file: `parent` was left at `at`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TimelineSwitch {
+    /// The timeline that was left.
+    pub parent: Timeline,
+    /// Where.
+    pub at: Lsn,
+}
+
+/// How far the stored WAL reaches from one base backup without a gap. Pure value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WalCoverage {
+    /// The timeline that is followed at the end.
+    pub timeline: Timeline,
+    /// The last segment of the unbroken chain that begins at the base's first segment.
+    pub last: Option<WalFileName>,
+    /// The chain reaches to (excluding) this position.
+    pub reaches_lsn: Lsn,
+    /// Segments in the chain.
+    pub segments: u64,
+    /// Segments missing behind the chain although newer ones are stored.
+    pub gaps: Vec<String>,
+}
+
+/// Reads the text of a `.history` file (`timeline.c`, `readTimeLineHistory`): lines of parent timeline,
+/// LSN and reason; `#` begins a comment. `None` when it is not one.
+#[must_use]
+pub fn parse_history(text: &str) -> Option<Vec<TimelineSwitch>> {
+    let mut switches: Vec<TimelineSwitch> = Vec::new();
+    for line in text.lines() {
+        let line = line.trim();
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        let mut fields = line.split_whitespace();
+        let parent = Timeline(fields.next()?.parse().ok()?);
+        let at: Lsn = fields.next()?.parse().ok()?;
+        if switches.last().is_some_and(|last| last.parent >= parent) {
+            return None;
+        }
+        switches.push(TimelineSwitch { parent, at });
+    }
+    Some(switches)
+}
+
+impl WalIndex {
+    /// Builds an index from names and already parsed histories.
+    #[must_use]
+    pub fn new(
+        names: &[WalFileName],
+        histories: BTreeMap<Timeline, Vec<TimelineSwitch>>,
+        segment_bytes: u64,
+    ) -> Self {
+        let mut segments: BTreeMap<Timeline, BTreeSet<u64>> = BTreeMap::new();
+        for name in names {
+            if let WalFileName::Segment { timeline, .. } = name
+                && let Some(number) = name.number(segment_bytes)
+            {
+                segments.entry(*timeline).or_default().insert(number);
+            }
+        }
+        Self {
+            segments,
+            histories,
+            segment_bytes,
+        }
+    }
+
+    /// Lists what `repository` holds for `workload` and reads its `.history` files. Blocks.
+    ///
+    /// # Errors
+    /// When the repository cannot be read or a history file is damaged.
+    pub fn read(
+        repository: &Repository,
+        workload: &WorkloadName,
+        segment_bytes: u64,
+    ) -> Result<Self, BackupError> {
+        let names = repository.list_wal(workload).map_err(store_error(
+            format!("list the WAL of `{workload}`"),
+            repository,
+        ))?;
+        let mut histories = BTreeMap::new();
+        for name in &names {
+            let WalFileName::History { timeline } = name else {
+                continue;
+            };
+            let body = repository
+                .get_wal(workload, name)
+                .map_err(store_error(
+                    format!("read {name} of `{workload}`"),
+                    repository,
+                ))?
+                .unwrap_or_default();
+            let switches = std::str::from_utf8(&body)
+                .ok()
+                .and_then(parse_history)
+                .ok_or_else(|| BackupError::BadRecord {
+                    what: format!("{name} of `{workload}`"),
+                    place: repository.describe(),
+                    detail: "it is no timeline history".to_owned(),
+                })?;
+            histories.insert(*timeline, switches);
+        }
+        Ok(Self::new(&names, histories, segment_bytes))
+    }
+
+    /// The timelines on which replay from `base` can end, oldest first: its own, and those that left
+    /// it (or a descendant) at or behind the end of the base backup.
+    #[must_use]
+    pub fn timelines_from(&self, base: &PostgresPosition) -> Vec<Timeline> {
+        let mut found = vec![base.timeline];
+        for (timeline, switches) in &self.histories {
+            let descends = switches
+                .iter()
+                .any(|switch| switch.parent == base.timeline && switch.at >= base.stop_lsn);
+            if descends && *timeline > base.timeline {
+                found.push(*timeline);
+            }
+        }
+        found
+    }
+
+    /// Where `timeline` left each of its ancestors, oldest first.
+    #[must_use]
+    pub fn history_of(&self, timeline: Timeline) -> &[TimelineSwitch] {
+        self.histories.get(&timeline).map_or(&[], Vec::as_slice)
+    }
+
+    fn has(&self, timeline: Timeline, number: u64) -> bool {
+        self.segments
+            .get(&timeline)
+            .is_some_and(|numbers| numbers.contains(&number))
+    }
+
+    /// The timeline in the file name of segment `number` when `timeline` is followed: PostgreSQL takes
+    /// the segment of the newest timeline in which it begins, or in which the switch lies.
+    fn timeline_of_segment(&self, timeline: Timeline, number: u64) -> Timeline {
+        for switch in self.history_of(timeline) {
+            // The segment in which a switch lies exists on both; the child's copy is complete.
+            if number < switch.at.0 / self.segment_bytes {
+                return switch.parent;
+            }
+        }
+        timeline
+    }
+
+    /// The stored segment that replay along `timeline` reads for `number`. In the segment of a switch
+    /// the parent's file serves up to the switch when the child's is not there.
+    fn stored_segment(&self, timeline: Timeline, number: u64) -> Option<WalFileName> {
+        let named = self.timeline_of_segment(timeline, number);
+        self.has(named, number)
+            .then(|| WalFileName::of_number(number, named, self.segment_bytes))
+    }
+
+    /// How far the stored WAL reaches from `base` along `timeline`.
+    #[must_use]
+    pub fn coverage(&self, base: &PostgresPosition, timeline: Timeline) -> WalCoverage {
+        let first = base.start_lsn.0 / self.segment_bytes;
+        let mut number = first;
+        let mut last = None;
+        while let Some(name) = self.stored_segment(timeline, number) {
+            last = Some(name);
+            number += 1;
+        }
+        let newest = self.newest_number(timeline).unwrap_or(0);
+        WalCoverage {
+            timeline,
+            last,
+            reaches_lsn: Lsn(number * self.segment_bytes),
+            segments: number - first,
+            gaps: self.gaps(timeline, number, newest),
+        }
+    }
+
+    /// The newest segment on the way along `timeline`.
+    fn newest_number(&self, timeline: Timeline) -> Option<u64> {
+        self.segments
+            .get(&timeline)
+            .and_then(|numbers| numbers.last().copied())
+            .or_else(|| {
+                self.history_of(timeline)
+                    .last()
+                    .map(|s| s.at.0 / self.segment_bytes)
+            })
+    }
+
+    fn gaps(&self, timeline: Timeline, from: u64, newest: u64) -> Vec<String> {
+        let missing: Vec<u64> = (from..=newest)
+            .take(1 << 16)
+            .filter(|number| self.stored_segment(timeline, *number).is_none())
+            .collect();
+        let mut named: Vec<String> = missing
+            .iter()
+            .take(GAPS_NAMED_MAX)
+            .map(|number| {
+                let named = self.timeline_of_segment(timeline, *number);
+                WalFileName::of_number(*number, named, self.segment_bytes).to_string()
+            })
+            .collect();
+        if missing.len() > GAPS_NAMED_MAX {
+            named.push(format!("and {} more", missing.len() - GAPS_NAMED_MAX));
+        }
+        named
+    }
+}
+
+/// The segment size of a workload's cluster, known from its restore points.
+pub(crate) fn segment_bytes_of(points: &[RestorePoint]) -> Option<u64> {
+    points
+        .iter()
+        .rev()
+        .find_map(|point| point.postgres().map(|p| p.wal_segment_bytes))
+}
+
+/// Whether a restore point counts as one from which the whole workload can be restored.
+pub(crate) fn is_whole_workload(point: &RestorePoint) -> bool {
+    !matches!(point.position, dr_model::Position::TenantState(_))
+}
+
+/// The recovery window of a workload; `None` while it has no restore point. Blocks.
+///
+/// # Errors
+/// When the repository cannot be read.
+pub fn window(
+    repository: &Repository,
+    workload: &WorkloadName,
+) -> Result<Option<RecoveryWindow>, BackupError> {
+    let points = repository.points(Some(workload)).map_err(store_error(
+        format!("list the restore points of `{workload}`"),
+        repository,
+    ))?;
+    window_of(repository, workload, &points)
+}
+
+/// [`window`] over restore points that are at hand already. Blocks.
+///
+/// # Errors
+/// When the repository cannot be read.
+pub fn window_of(
+    repository: &Repository,
+    workload: &WorkloadName,
+    points: &[RestorePoint],
+) -> Result<Option<RecoveryWindow>, BackupError> {
+    let whole: Vec<&RestorePoint> = points.iter().filter(|p| is_whole_workload(p)).collect();
+    let (Some(oldest), Some(newest)) = (whole.first(), whole.last()) else {
+        return Ok(None);
+    };
+    let mut window = RecoveryWindow {
+        from: oldest.moment,
+        to: newest.moment,
+        gaps: Vec::new(),
+    };
+    let Some(segment_bytes) = segment_bytes_of(points) else {
+        return Ok(Some(window));
+    };
+    let index = WalIndex::read(repository, workload, segment_bytes)?;
+    for (place, point) in whole.iter().enumerate() {
+        let Some(base) = point.postgres() else {
+            continue;
+        };
+        let timeline = index.timelines_from(base).pop().unwrap_or(base.timeline);
+        let coverage = index.coverage(base, timeline);
+        let is_newest = place + 1 == whole.len();
+        // A gap that lies behind a newer base is an end of what the older one reaches, and a hole only
+        // up to the newer one.
+        for gap in &coverage.gaps {
+            if !window.gaps.contains(gap) {
+                window.gaps.push(gap.clone());
+            }
+        }
+        if is_newest && let Some(last) = &coverage.last {
+            let info = repository.wal_info(workload, last).map_err(store_error(
+                format!("look at {last} of `{workload}`"),
+                repository,
+            ))?;
+            if let Some(info) = info {
+                window.to = window.to.max(info.pushed_at);
+            }
+        }
+    }
+    Ok(Some(window))
+}
+
+#[cfg(test)]
+mod tests;

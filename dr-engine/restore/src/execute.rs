@@ -1,0 +1,100 @@
+//! Carrying out a plan.
+
+mod cluster;
+mod command;
+mod folder;
+mod write;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use dr_installation::Installation;
+use dr_model::{ByteCount, Progress, Target};
+use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
+
+use crate::{PlannedSource, RestoreError, RestorePlan};
+
+pub(crate) use cluster::{Purpose, restore_cluster};
+pub(crate) use folder::{prepare_folder, server_user};
+
+/// What was restored.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RestoreOutcome {
+    /// The folder; `None` for queues.
+    pub folder: Option<PathBuf>,
+    /// Files written, or messages put back.
+    pub files: u64,
+    /// Their size.
+    pub bytes: ByteCount,
+    /// What the operator should know, one line each.
+    pub notes: Vec<String>,
+}
+
+/// Restores what `plan` says. Starts nothing.
+///
+/// # Errors
+/// A failure leaves a folder that cannot be started.
+pub async fn execute(
+    installation: &Installation,
+    plan: &RestorePlan,
+    progress: Arc<dyn Progress>,
+    cancel: CancellationToken,
+) -> Result<RestoreOutcome, RestoreError> {
+    match &plan.source {
+        PlannedSource::Postgres(_) => {
+            let purpose = if plan.as_primary {
+                Purpose::Primary
+            } else {
+                Purpose::Copy
+            };
+            restore_cluster(installation, plan, purpose, progress, cancel).await
+        }
+        PlannedSource::Files => {
+            let into = plan
+                .into
+                .clone()
+                .ok_or_else(|| RestoreError::NoFolder(plan.workload.clone()))?;
+            let all = Arc::new(|_: &str| true);
+            let done = crate::files(
+                installation,
+                &plan.workload,
+                &plan.point.id,
+                &into,
+                all,
+                progress,
+            )
+            .await?;
+            Ok(RestoreOutcome {
+                folder: Some(into),
+                files: done.entries,
+                bytes: done.bytes,
+                notes: plan.notes.clone(),
+            })
+        }
+        PlannedSource::Nats { .. } => {
+            let target = Target::RestorePoint(plan.point.id.clone());
+            let done = crate::nats(
+                installation,
+                &plan.workload,
+                &target,
+                plan.replace,
+                progress,
+                cancel,
+            )
+            .await?;
+            let messages = done
+                .position
+                .streams
+                .values()
+                .map(|stream| stream.messages)
+                .sum();
+            Ok(RestoreOutcome {
+                folder: None,
+                files: messages,
+                bytes: plan.point.bytes_source,
+                notes: plan.notes.clone(),
+            })
+        }
+    }
+}

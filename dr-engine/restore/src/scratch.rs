@@ -1,0 +1,286 @@
+//! Throw-away servers at a moment of the past.
+//!
+//! A scratch server is private in every direction: its own folder, its own socket folder that only its
+//! user may enter, no TCP, none of the source's configuration, no archiving, no replication. Dropping
+//! its handle stops it and removes the folder. When the process dies instead, the next scratch restore
+//! into the same parent folder finds what was left and clears it away.
+
+mod clearing;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use dr_config::WorkloadSource;
+use dr_installation::Installation;
+use dr_model::{Progress, Target, WorkloadName};
+use dr_sources::instance::{
+    PostgresInstance, RunAs, StartOptions, WaitFor, free_port, give, scratch_settings,
+};
+use dr_sources::postgres::{ConnectOptions, connect, tools};
+use tokio_util::sync::CancellationToken;
+
+use crate::error::{blocking, file_error, source_error};
+use crate::execute::{Purpose, prepare_folder, restore_cluster, server_user};
+use crate::recovery::{self, url_parts};
+use crate::start::{Launch, recover};
+use crate::{Reached, RestoreError, RestorePlan, RestoreRequest, plan};
+use clearing::Folder;
+
+/// Recovery of a scratch server that is not over by then has failed.
+const RECOVERY_TIMEOUT: Duration = Duration::from_secs(3600);
+/// `sun_path` of unix(7) is short; a deeper folder gets its socket elsewhere.
+const SOCKET_FOLDER_BYTES_MAX: usize = 80;
+
+/// A private server with a workload's state at a target: promoted, read-write, on a private socket.
+/// Dropping it stops the server and removes its folder.
+#[derive(Debug)]
+pub struct Scratch {
+    /// The server. Declared before the folder: it is stopped before that is removed.
+    pub instance: PostgresInstance,
+    /// Its data directory.
+    pub data_directory: PathBuf,
+    /// The plan it was made by.
+    pub plan: RestorePlan,
+    /// Where recovery ended.
+    pub reached: Reached,
+    superuser: String,
+    socket_directory: PathBuf,
+    _folder: Folder,
+}
+
+impl Scratch {
+    /// How to connect to one of its databases, as its superuser.
+    #[must_use]
+    pub fn connect_options(&self, database: &str) -> ConnectOptions {
+        ConnectOptions {
+            url: socket_url(
+                &self.superuser,
+                database,
+                self.instance.port(),
+                &self.socket_directory,
+            ),
+            password: None,
+        }
+    }
+}
+
+fn percent_encode(text: &str) -> String {
+    text.bytes()
+        .map(|byte| match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+                char::from(byte).to_string()
+            }
+            _ => format!("%{byte:02X}"),
+        })
+        .collect()
+}
+
+fn socket_url(user: &str, database: &str, port: u16, folder: &Path) -> String {
+    format!(
+        "postgres://{}@localhost:{port}/{}?host={}",
+        percent_encode(user),
+        percent_encode(database),
+        percent_encode(&folder.display().to_string())
+    )
+}
+
+/// Restores `workload` at `target` into a new folder below `folder` and starts it there.
+///
+/// # Errors
+/// As [`crate::plan`], [`crate::execute`] and [`crate::start`]; nothing is left behind.
+pub async fn scratch(
+    installation: &Installation,
+    workload: &WorkloadName,
+    target: &Target,
+    folder: &Path,
+    progress: Arc<dyn Progress>,
+    cancel: CancellationToken,
+) -> Result<Scratch, RestoreError> {
+    let request = RestoreRequest::new(workload.clone(), None, target.clone());
+    let plan = plan(installation, &request).await?;
+    scratch_of(installation, plan, folder, progress, cancel).await
+}
+
+/// Restores and starts what `plan` says, whatever folder it names, into a new folder below `folder`.
+///
+/// # Errors
+/// As [`scratch`].
+pub async fn scratch_of(
+    installation: &Installation,
+    plan: RestorePlan,
+    folder: &Path,
+    progress: Arc<dyn Progress>,
+    cancel: CancellationToken,
+) -> Result<Scratch, RestoreError> {
+    let prepared = prepare(installation, plan, folder, &progress, &cancel).await?;
+    prepared.open(installation, progress).await
+}
+
+/// A restored folder that has not been started yet.
+pub(crate) struct Prepared {
+    pub(crate) plan: RestorePlan,
+    pub(crate) data_directory: PathBuf,
+    pub(crate) bin_directory: PathBuf,
+    pub(crate) user: Option<RunAs>,
+    folder: Folder,
+}
+
+/// Restores into a new folder below `folder` and starts nothing.
+pub(crate) async fn prepare(
+    installation: &Installation,
+    mut plan: RestorePlan,
+    folder: &Path,
+    progress: &Arc<dyn Progress>,
+    cancel: &CancellationToken,
+) -> Result<Prepared, RestoreError> {
+    let workload = installation.config.workload(plan.workload.as_str())?;
+    let WorkloadSource::Postgres(source) = workload.source else {
+        return Err(RestoreError::WrongKind {
+            workload: plan.workload,
+            needed: "postgres",
+        });
+    };
+    let Some(position) = plan.point.postgres() else {
+        return Err(RestoreError::WrongKind {
+            workload: plan.workload,
+            needed: "postgres",
+        });
+    };
+    let bin_directory =
+        tools::bin_directory(source.bin_directory.as_deref(), position.major_version())
+            .map_err(source_error("start a scratch server"))?;
+    let parent = std::path::absolute(folder).map_err(file_error("resolve", folder))?;
+    let (folder, user) = blocking("make a scratch folder", move || {
+        let user = server_user(&parent)?;
+        clearing::clear_left_behind(&parent);
+        Ok((Folder::create(&parent, user.as_ref())?, user))
+    })
+    .await?;
+    let data_directory = folder.path().join("data");
+    plan.into = Some(data_directory.clone());
+    plan.as_primary = false;
+    restore_cluster(
+        installation,
+        &plan,
+        Purpose::Scratch,
+        Arc::clone(progress),
+        cancel.clone(),
+    )
+    .await?;
+    Ok(Prepared {
+        plan,
+        data_directory,
+        bin_directory,
+        user,
+        folder,
+    })
+}
+
+impl Prepared {
+    /// Starts the server and sees it through recovery.
+    pub(crate) async fn open(
+        self,
+        installation: &Installation,
+        progress: Arc<dyn Progress>,
+    ) -> Result<Scratch, RestoreError> {
+        let workload = installation.config.workload(self.plan.workload.as_str())?;
+        let user_in_url = match workload.source {
+            WorkloadSource::Postgres(source) => url_parts(&source.url).0,
+            _ => "postgres".to_owned(),
+        };
+        let socket_directory = self.socket_directory()?;
+        let options = self.start_options(&socket_directory, &user_in_url)?;
+        let port = options.port;
+        progress.phase("recovering", None);
+        let began = SystemTime::now();
+        let (instance, note) = blocking("start a scratch server", move || {
+            recover(Launch::Private(options), began)
+        })
+        .await?;
+        let url = socket_url(&user_in_url, "postgres", port, &socket_directory);
+        let options = ConnectOptions {
+            url,
+            password: None,
+        };
+        let reached = recovery::reached(&options, &self.data_directory, note).await?;
+        let superuser = superuser(&options).await?;
+        Ok(Scratch {
+            instance,
+            data_directory: self.data_directory,
+            plan: self.plan,
+            reached,
+            superuser,
+            socket_directory,
+            _folder: self.folder,
+        })
+    }
+
+    fn socket_directory(&self) -> Result<PathBuf, RestoreError> {
+        let inside = self.folder.path().join("s");
+        let place = if inside.as_os_str().len() <= SOCKET_FOLDER_BYTES_MAX {
+            inside
+        } else {
+            self.folder.socket_elsewhere()
+        };
+        prepare_folder(&place, self.user.as_ref())
+    }
+
+    fn start_options(&self, sockets: &Path, user: &str) -> Result<StartOptions, RestoreError> {
+        let file = |name: &str, text: &str| -> Result<(String, PathBuf), RestoreError> {
+            let path = self.folder.path().join(name);
+            fs::write(&path, text).map_err(file_error("write", &path))?;
+            give(&path, self.user.as_ref()).map_err(source_error("prepare a scratch server"))?;
+            Ok((path.display().to_string(), path))
+        };
+        // Nothing of the source's configuration applies, whatever it loads, listens to or calls.
+        let config = file("scratch.conf", "")?.0;
+        let hba = file("scratch_hba.conf", "local all all trust\n")?.0;
+        let ident = file("scratch_ident.conf", "")?.0;
+        let mut options = StartOptions::new(
+            &self.bin_directory,
+            &self.data_directory,
+            self.user.clone(),
+            free_port(),
+        );
+        options.socket_directory = Some(sockets.to_owned());
+        options.listen_loopback = false;
+        options.log_file = self.folder.path().join("server.log");
+        options.timeout = RECOVERY_TIMEOUT;
+        options.wait_for = WaitFor::ReadWrite;
+        options.superuser = user.to_owned();
+        options.settings = scratch_settings();
+        let own = [
+            ("config_file", config),
+            ("hba_file", hba),
+            ("ident_file", ident),
+        ];
+        options
+            .settings
+            .extend(own.map(|(name, path)| (name.to_owned(), path)));
+        options
+            .settings
+            .push(("lc_messages".to_owned(), "C".to_owned()));
+        Ok(options)
+    }
+}
+
+/// The role that may read everything: the cluster's first superuser.
+async fn superuser(options: &ConnectOptions) -> Result<String, RestoreError> {
+    let mut connection = connect(options)
+        .await
+        .map_err(source_error("reach the scratch server"))?;
+    sqlx::query_scalar(
+        "select rolname::text from pg_roles where rolsuper and rolcanlogin order by oid limit 1",
+    )
+    .fetch_one(&mut connection)
+    .await
+    .map_err(|source| RestoreError::Source {
+        action: "find the scratch server's superuser".to_owned(),
+        source: dr_sources::SourceError::Sql {
+            action: "list its roles",
+            source,
+        },
+    })
+}
