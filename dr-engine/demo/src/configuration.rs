@@ -8,31 +8,44 @@ use std::io::Write;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
 use std::path::Path;
 
+use dr_sources::instance::{RunAs, give};
+
 use crate::DemoError;
 
-/// Writes one folder for each tenant code below `folder`, which is made if it does not exist.
-/// The same codes give the same content.
+/// Writes one folder for each of `tenants` (id and code) below `folder`, which is made if it does not
+/// exist. Everything made belongs to `run_as`. The same codes give the same content.
 ///
 /// # Errors
-/// [`DemoError::Write`] naming the file; a folder that exists already is an error too.
-pub fn write_configuration(folder: &Path, tenants: &[String]) -> Result<(), DemoError> {
+/// [`DemoError::Write`] naming the file; a tenant's folder that exists already is an error too.
+pub fn write_configuration(
+    folder: &Path,
+    tenants: &[(String, String)],
+    run_as: Option<&RunAs>,
+) -> Result<(), DemoError> {
     let failed = |path: &Path| {
         let path = path.to_owned();
         move |source| DemoError::Write { path, source }
     };
-    fs::create_dir_all(folder).map_err(failed(folder))?;
-    for code in tenants {
+    let own = |path: &Path| give(path, run_as).map_err(DemoError::Instance);
+    if !folder.exists() {
+        fs::create_dir_all(folder).map_err(failed(folder))?;
+        own(folder)?;
+    }
+    for (_, code) in tenants {
         let tenant = folder.join(code);
         for part in ["", "edi", "edi/archive", "price-rules", "hooks"] {
             let path = tenant.join(part);
             fs::create_dir(&path).map_err(failed(&path))?;
+            own(&path)?;
         }
         for (name, mode, content) in files_of(code) {
             let path = tenant.join(name);
             write(&path, mode, &content).map_err(failed(&path))?;
+            own(&path)?;
         }
         let link = tenant.join("price-rules/current.yaml");
         symlink("standard.yaml", &link).map_err(failed(&link))?;
+        own(&link)?;
     }
     Ok(())
 }
@@ -55,7 +68,11 @@ fn files_of(code: &str) -> Vec<(&'static str, u32, Vec<u8>)> {
         "tenant: {code}\nlocale: en-US\ninvoicing:\n  terms_days: {}\n  email: billing@{lower}.example\n\
          warehouse:\n  pick_strategy: {}\n  cutoff: \"{}:30\"\n",
         14 + number % 4 * 15,
-        if number.is_multiple_of(2) { "fifo" } else { "zone" },
+        if number.is_multiple_of(2) {
+            "fifo"
+        } else {
+            "zone"
+        },
         14 + number % 5,
     );
     let mut partners = String::from("partners:\n");

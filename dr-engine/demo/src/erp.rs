@@ -12,6 +12,8 @@ use std::collections::BTreeMap;
 
 use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
 
+pub use crate::configuration::write_configuration;
+
 use crate::DemoError;
 
 const SCHEMA: &str = include_str!("erp/schema.sql");
@@ -75,6 +77,18 @@ impl Summary {
     #[must_use]
     pub fn total(&self) -> u64 {
         self.rows.values().sum()
+    }
+}
+
+impl std::fmt::Display for Summary {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "{} tenants, {} rows in {} tables",
+            self.tenants.len(),
+            self.total(),
+            self.rows.len()
+        )
     }
 }
 

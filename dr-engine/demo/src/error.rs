@@ -24,6 +24,12 @@ pub enum DemoError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// The outbox is in the hands of another relay.
+    #[error("another outbox relay works on this database")]
+    SecondRelay,
+    /// Something could not be given to the user that the demo runs as.
+    #[error("cannot prepare a folder of the demo")]
+    Instance(#[source] dr_sources::SourceError),
     /// A file could not be written.
     #[error("cannot write {}", path.display())]
     Write {
@@ -44,6 +50,8 @@ impl DemoError {
             Self::Broker { .. } => {
                 Some("check that nats-server runs with JetStream (-js) at this address".to_owned())
             }
+            Self::SecondRelay => Some("stop the other one first".to_owned()),
+            Self::Instance(source) => source.hint(),
             Self::Write { path, .. } => path
                 .parent()
                 .map(|folder| format!("check space and rights in {}", folder.display())),
