@@ -4,8 +4,10 @@ use std::fs::{self, File, Metadata};
 use std::io::{self, Read};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
+use std::time::Duration;
 
-use dr_model::Progress;
+use chrono::{DateTime, Utc};
+use dr_model::{Clock, Progress, SystemClock};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use tokio_util::sync::CancellationToken;
@@ -14,6 +16,8 @@ use crate::{ContentKind, Item, ItemKind, ItemSink, SinkError, SourceError};
 
 /// How often a file that changes while it is read is tried before it is taken as it is.
 pub const ATTEMPTS: u32 = 4;
+/// Longer than the tick of any kernel (10 ms at 100 Hz).
+const FRESH: Duration = Duration::from_millis(20);
 /// How deep folders may be nested: far beyond what people make, and well below what a path holds.
 const DEPTH_MAX: usize = 200;
 /// Files up to this size are read whole before the sink sees them, so that one that changes meanwhile
@@ -212,6 +216,7 @@ impl Walk<'_> {
             let Some(mut file) = self.open(&relative, path)? else {
                 return Ok(());
             };
+            let began = SystemClock.now();
             let before = file
                 .metadata()
                 .map_err(SourceError::file("examine", path))?;
@@ -233,8 +238,11 @@ impl Walk<'_> {
                 .metadata()
                 .map_err(SourceError::file("examine", path))?;
             let still = state_of(&before) == state_of(&after)
-                && u64::try_from(content.len()).is_ok_and(|length| length == after.len());
+                && u64::try_from(content.len()).is_ok_and(|length| length == after.len())
+                && !is_fresh(&before, began);
             if !still && attempt < ATTEMPTS {
+                // Until a change would show in the file's times again.
+                std::thread::sleep(FRESH);
                 continue;
             }
             if !still {
@@ -327,6 +335,16 @@ impl Walk<'_> {
         self.progress.note(&text);
         self.summary.notes.push(text);
     }
+}
+
+/// Whether a file was changed so shortly before its reading began that another change meanwhile may
+/// bear the same time: kernels stamp files with the time of their last tick.
+fn is_fresh(metadata: &Metadata, began: DateTime<Utc>) -> bool {
+    let nanoseconds = u32::try_from(metadata.ctime_nsec()).unwrap_or(0);
+    DateTime::from_timestamp(metadata.ctime(), nanoseconds).is_some_and(|changed| {
+        let age = began.signed_duration_since(changed);
+        age.abs().to_std().is_ok_and(|age| age < FRESH)
+    })
 }
 
 /// What changes when a file's content does. The change time cannot be set back by a program, the

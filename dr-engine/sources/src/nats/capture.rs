@@ -8,7 +8,7 @@ use dr_model::Progress;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::snapshot::{Chunk, StreamSnapshot, snapshot};
+use super::snapshot::{Chunk, RECEIVER, StreamSnapshot, snapshot};
 use crate::{ContentKind, Item, ItemKind, ItemSink, SourceError};
 
 /// Chunks on their way to the sink: with 128 KiB each, some MiB of memory.
@@ -65,7 +65,9 @@ pub async fn capture_stream(
     match (taken, kept) {
         (Ok(snapshot), Ok(())) => Ok(snapshot),
         // The sink's refusal closed the channel: it is the cause.
-        (Err(SourceError::Refused(_)), Err(error)) | (Ok(_), Err(error)) => Err(error),
+        (Err(SourceError::Worker { what: RECEIVER }), Err(error)) | (Ok(_), Err(error)) => {
+            Err(error)
+        }
         (Err(error), _) => Err(error),
     }
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use async_nats::connection::State;
 use async_nats::{Message, Subscriber};
 use bytes::Bytes;
 use dr_model::StreamPosition;
@@ -10,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::connection::{Server, StreamState, position_of};
@@ -20,6 +22,11 @@ const CHUNK_BYTES: usize = 128 * 1024;
 /// A server that sends nothing for this long has given up. It stops by itself a few seconds after
 /// the last acknowledgement it got.
 const SILENCE_MAX: Duration = Duration::from_secs(30);
+
+/// How often the connection is looked at while nothing arrives.
+const LOOK_INTERVAL: Duration = Duration::from_millis(500);
+/// What a [`SourceError::Worker`] names when the receiver of an archive ended first.
+pub(super) const RECEIVER: &str = "the storing of a stream's archive";
 
 /// What is known of a stream's archive. It goes beside the archive: a restore cannot do without it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -138,9 +145,7 @@ pub async fn snapshot(
         archive_sha256: hex::encode(receipt.hash.finalize()),
         server_version: server.client.server_info().version,
     };
-    out.send(Chunk::End)
-        .await
-        .map_err(|_| receiver_gone(stream))?;
+    out.send(Chunk::End).await.map_err(|_| receiver_gone())?;
     Ok(snapshot)
 }
 
@@ -157,14 +162,7 @@ async fn receive(
     action: &str,
 ) -> Result<(), SourceError> {
     loop {
-        let message = tokio::time::timeout(SILENCE_MAX, chunks.next())
-            .await
-            .map_err(server.failed(action))?
-            .ok_or_else(|| {
-                server.failed::<String>(action)(
-                    "the connection ended before the archive".to_owned(),
-                )
-            })?;
+        let message = next(server, chunks, action).await?;
         if let Some(refusal) = refusal(&message) {
             return Err(server.failed::<String>(action)(refusal));
         }
@@ -180,13 +178,34 @@ async fn receive(
         receipt.hash.update(&message.payload);
         out.send(Chunk::Data(message.payload))
             .await
-            .map_err(|_| receiver_gone(action))?;
+            .map_err(|_| receiver_gone())?;
         // Acknowledged only when the receiver has room: this is the flow control.
         if let Some(reply) = message.reply {
             let sent = server.client.publish(reply, Bytes::new()).await;
             sent.map_err(server.failed(action))?;
         }
     }
+}
+
+async fn next(
+    server: &Server,
+    chunks: &mut Subscriber,
+    action: &str,
+) -> Result<Message, SourceError> {
+    let failed = |why: &str| server.failed::<String>(action)(why.to_owned());
+    let deadline = Instant::now() + SILENCE_MAX;
+    while Instant::now() < deadline {
+        match tokio::time::timeout(LOOK_INTERVAL, chunks.next()).await {
+            Ok(Some(message)) => return Ok(message),
+            Ok(None) => return Err(failed("the connection ended before the archive")),
+            // The client would reconnect, but the rest of the archive would not follow.
+            Err(_) if server.client.connection_state() != State::Connected => {
+                return Err(failed("the connection was lost before the archive's end"));
+            }
+            Err(_) => {}
+        }
+    }
+    Err(failed("the server fell silent before the archive's end"))
 }
 
 /// The server says with a status, in place of data, that it gave up.
@@ -198,6 +217,6 @@ fn refusal(message: &Message) -> Option<String> {
     ))
 }
 
-fn receiver_gone(what: &str) -> SourceError {
-    SourceError::Refused(format!("{what}: the receiver of the archive ended"))
+fn receiver_gone() -> SourceError {
+    SourceError::Worker { what: RECEIVER }
 }
