@@ -7,6 +7,7 @@
 //!
 //! Processes are ended by pid only, and only after making sure that the pid still is the server's.
 
+mod lock_file;
 pub mod nats;
 pub mod postgres;
 mod process;

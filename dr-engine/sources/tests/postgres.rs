@@ -12,8 +12,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cluster::{
-    FolderSink, Home, back_up, copy_folder, lsn, number, put_back, run, session, start_restored,
-    text, verify,
+    FolderSink, Home, back_up, copy_folder, keep_wal, lsn, number, put_back, run, session,
+    start_restored, text, verify,
 };
 use dr_model::Silent;
 use dr_sources::instance::{PostgresInstance, StopMode};
@@ -161,6 +161,48 @@ async fn a_flipped_byte_is_reported_with_its_page_and_verifybackup_still_agrees(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_page_changed_since_the_start_is_excused_and_mended_by_the_wal() {
+    let home = Home::new();
+    let data = home.initdb("source", true);
+    let server = home.start(&data, &[]);
+    run(&server, ROWS).await;
+    let file = text(&server, "select pg_relation_filepath('item')").await;
+    let mut backup = BaseBackup::begin(session(&server).await, &data, "test")
+        .await
+        .unwrap();
+    // All rows of the second page move to its free space or elsewhere; the WAL gets the whole page.
+    run(
+        &server,
+        "delete from item where ctid >= '(1,0)' and ctid < '(2,0)'; checkpoint",
+    )
+    .await;
+    let heap = fs::OpenOptions::new()
+        .write(true)
+        .open(data.join(&file))
+        .unwrap();
+    heap.write_all_at(b"torn", 8192 + 5000).unwrap();
+
+    let sink = Arc::new(FolderSink::new(home.path("captured")));
+    let nothing = CancellationToken::new();
+    let summary = backup
+        .capture(Arc::clone(&sink) as _, 2, Arc::new(Silent), nothing)
+        .await
+        .unwrap();
+    assert_eq!(summary.corrupt_pages, []);
+    let captured = sink.content(&format!("data/{file}"));
+    assert_eq!(&captured[8192 + 5000..8192 + 5004], b"torn");
+    let result = backup.end(Arc::clone(&sink) as _).await.unwrap();
+    let wal = home.folder("wal");
+    keep_wal(&server, &result, &wal);
+
+    let into = home.folder("restored");
+    put_back(&home, &sink, &result, &into, &wal);
+    let restored = start_restored(&home, &into, &[]);
+    let sum = "select count(*) + sum(length(what)) from item";
+    assert_eq!(number(&restored, sum).await, number(&server, sum).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_page_with_an_lsn_that_was_never_written_is_not_excused() {
     let home = Home::new();
     let data = home.initdb("source", true);
@@ -248,6 +290,92 @@ async fn a_cancelled_backup_leaves_the_server_as_it_was() {
     assert!(!data.join("backup_label").exists());
     let sink = Arc::new(FolderSink::new(home.path("again")));
     back_up(&server, &sink, &home.folder("wal")).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dropped_capture_stops_reading_and_ends_its_session() {
+    let home = Home::new();
+    let data = home.initdb("source", true);
+    let server = home.start(&data, &[]);
+    run(&server, ROWS).await;
+    let (reached, waiting) = std::sync::mpsc::channel();
+    let (go_on, gate) = std::sync::mpsc::channel::<()>();
+    let gate = std::sync::Mutex::new(gate);
+    let sink = FolderSink::watched(
+        home.path("captured"),
+        Box::new(move |_| {
+            let _ = reached.send(());
+            // Ends when the test lets go of the other side.
+            let _ = gate.lock().unwrap().recv();
+        }),
+    );
+    let sink = Arc::new(sink);
+    let mut backup = BaseBackup::begin(session(&server).await, &data, "test")
+        .await
+        .unwrap();
+    let into = Arc::clone(&sink);
+    let task = tokio::spawn(async move {
+        backup
+            .capture(into as _, 1, Arc::new(Silent), CancellationToken::new())
+            .await
+    });
+    waiting.recv().unwrap();
+    task.abort();
+    assert!(task.await.unwrap_err().is_cancelled());
+    drop(go_on);
+    wait_for_zero(&server, "select count(*) from pg_replication_slots").await;
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while Arc::strong_count(&sink) > 1 {
+        assert!(Instant::now() < deadline, "a worker still reads");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(
+        sink.kept()
+            .iter()
+            .filter(|kept| kept.kind.is_some())
+            .count()
+            < 2
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_role_without_the_right_is_told_the_grant() {
+    let home = Home::new();
+    let data = home.initdb("source", true);
+    let server = home.start(&data, &[]);
+    run(&server, "create role clerk login").await;
+    let options = ConnectOptions {
+        url: server.url("postgres").replace("postgres@", "clerk@"),
+        password: None,
+    };
+    let begun = BaseBackup::begin(connect(&options).await.unwrap(), &data, "test").await;
+    let error = begun.unwrap_err();
+    assert!(matches!(error, SourceError::MissingRight { .. }), "{error}");
+    let hint = error.hint().unwrap();
+    assert!(
+        hint.contains("GRANT EXECUTE ON FUNCTION pg_backup_start"),
+        "{hint}"
+    );
+
+    // What the hint says is enough, though the server then cannot be asked to keep its WAL.
+    run(
+        &server,
+        "grant execute on function pg_backup_start(text, boolean),
+        pg_backup_stop(boolean) to clerk",
+    )
+    .await;
+    let mut backup = BaseBackup::begin(connect(&options).await.unwrap(), &data, "test")
+        .await
+        .unwrap();
+    let sink = Arc::new(FolderSink::new(home.path("captured")));
+    let nothing = CancellationToken::new();
+    backup
+        .capture(Arc::clone(&sink) as _, 2, Arc::new(Silent), nothing)
+        .await
+        .unwrap();
+    let result = backup.end(Arc::clone(&sink) as _).await.unwrap();
+    assert!(!result.wal_hold.holds());
+    assert_eq!(result.details.notes.len(), 2, "{:?}", result.details.notes);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
+use super::lock_file::{LockFile, is_postgres};
 use super::process::{descendants, is_alive, signal, stat, wait_until};
 use super::run_as::{RunAs, command, give};
 use crate::SourceError;
@@ -473,43 +474,6 @@ fn is_ready(options: &StartOptions, pid: u32) -> bool {
         }
 }
 
-/// Guards against a recycled pid in a stale lock file.
-fn is_postgres(pid: u32) -> bool {
-    std::fs::read_to_string(format!("/proc/{pid}/comm"))
-        .is_ok_and(|name| matches!(name.trim(), "postgres" | "postmaster"))
-}
-
-/// `postmaster.pid` (`miscadmin.h`, LOCK_FILE_LINE_*).
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct LockFile {
-    pid: u32,
-    port: u16,
-    socket_directory: Option<PathBuf>,
-    status: String,
-}
-
-impl LockFile {
-    fn read(data_directory: &Path) -> Option<Self> {
-        Self::parse(&std::fs::read_to_string(data_directory.join("postmaster.pid")).ok()?)
-    }
-
-    /// `None` as well for a file that is not completely written yet.
-    fn parse(text: &str) -> Option<Self> {
-        let mut lines = text.lines();
-        let pid = lines.next()?.trim().parse().ok()?;
-        let port = lines.nth(2)?.trim().parse().ok()?;
-        let socket = lines.next()?.trim();
-        let status = lines.nth(2).unwrap_or_default().trim().to_owned();
-        let socket_directory = (!socket.is_empty()).then(|| PathBuf::from(socket));
-        Some(Self {
-            pid,
-            port,
-            socket_directory,
-            status,
-        })
-    }
-}
-
 fn log_since(path: &Path, start: u64) -> String {
     let Ok(bytes) = std::fs::read(path) else {
         return "(no log)".to_owned();
@@ -536,21 +500,4 @@ fn percent_encode(text: &str) -> String {
             _ => format!("%{byte:02X}"),
         })
         .collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_lock_file_tells_pid_port_socket_and_state() {
-        let text = "4711\n/data\n1764000000\n5433\n/run/pg\n127.0.0.1\n  5433001 12\nready   \n";
-        let lock = LockFile::parse(text).expect("well formed");
-        assert_eq!(
-            (lock.pid, lock.port, lock.status.as_str()),
-            (4711, 5433, "ready")
-        );
-        assert_eq!(lock.socket_directory.as_deref(), Some(Path::new("/run/pg")));
-        assert!(LockFile::parse("4711\n/data\n").is_none(), "half written");
-    }
 }

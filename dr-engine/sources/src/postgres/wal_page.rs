@@ -54,7 +54,7 @@ pub fn parse(bytes: &[u8]) -> Option<SegmentHeader> {
         && u16_at(2)? & LONG_HEADER != 0
         && SEGMENT_BYTES.contains(&header.segment_bytes)
         && header.segment_bytes.is_power_of_two()
-        && header.start.0 % header.segment_bytes == 0;
+        && header.start.0.is_multiple_of(header.segment_bytes);
     plausible.then_some(header)
 }
 

@@ -222,11 +222,20 @@ pub(crate) async fn back_up(
         .await?;
     let result = backup.end(Arc::clone(sink) as _).await?;
     assert!(result.wal_hold.holds());
+    keep_wal(server, &result, wal);
+    Ok(result)
+}
+
+/// Copies the WAL from the backup's start to its stop.
+pub(crate) fn keep_wal(server: &PostgresInstance, result: &BaseBackupResult, wal: &Path) {
     for name in segments(&result.position) {
-        fs::copy(data.join("pg_wal").join(&name), wal.join(&name)).unwrap();
+        fs::copy(
+            server.data_directory().join("pg_wal").join(&name),
+            wal.join(&name),
+        )
+        .unwrap();
         give(&wal.join(&name), RunAs::for_postgres().unwrap().as_ref()).unwrap();
     }
-    Ok(result)
 }
 
 fn segments(position: &PostgresPosition) -> Vec<String> {

@@ -17,9 +17,10 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::CorruptPage;
 use super::listing::ListedFile;
 use super::reader::{CheckedReader, Stopped};
-use super::{CorruptPage, insert_position};
+use super::session::insert_position;
 use crate::{ContentKind, Item, ItemKind, ItemSink, SourceError};
 
 /// Beyond this many corrupt pages only their number is kept: the cluster is lost anyway.

@@ -277,3 +277,151 @@ enum Replacement {
     Keep,
     Lines(Vec<String>),
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::fs;
+
+    use super::*;
+    use crate::postgres::{CriticalSettings, PageChecks};
+
+    fn details(origin: &Path, files: &[(&str, &str, ConfigRole)]) -> CaptureDetails {
+        let file = |(item, origin_name, role): &(&str, &str, ConfigRole)| ConfigFile {
+            item: format!("config/{item}"),
+            origin: origin.join(origin_name),
+            role: *role,
+        };
+        CaptureDetails {
+            version: 1,
+            data_directory: "/old/data".into(),
+            server_version: "15.1".to_owned(),
+            config_files: files.iter().map(file).collect(),
+            tablespaces: Vec::new(),
+            wal_directory: None,
+            databases: Vec::new(),
+            extensions: BTreeMap::new(),
+            shared_preload_libraries: String::new(),
+            critical_settings: CriticalSettings {
+                max_connections: 1,
+                max_prepared_transactions: 0,
+                max_locks_per_transaction: 64,
+                max_worker_processes: 8,
+                max_wal_senders: 10,
+            },
+            pages: PageChecks::NotChecked,
+            corrupt_pages: Vec::new(),
+            notes: Vec::new(),
+        }
+    }
+
+    const MAIN: &str = "data_directory = '/old/data'\nhba_file = '/etc/x/pg_hba.conf' # c\n\
+        external_pid_file = '/run/x.pid'\nport = 5433\nssl = on\nssl_key_file = '/no/such'\n\
+        unix_socket_directories = '/no/such/folder'\ninclude_dir = 'conf.d'\n\
+        include '/opt/shared.conf'\ninclude_if_exists = 'absent.conf'\n";
+
+    fn captured(home: &Path) -> CaptureDetails {
+        let folder = home.join("captured");
+        fs::create_dir_all(folder.join("outside")).unwrap();
+        fs::write(folder.join("postgresql.conf"), MAIN).unwrap();
+        fs::write(folder.join("pg_hba.conf"), "local all all peer\n").unwrap();
+        fs::write(folder.join("outside/2-shared.conf"), "work_mem = '1MB'\n").unwrap();
+        details(
+            Path::new("/etc/x"),
+            &[
+                ("postgresql.conf", "postgresql.conf", ConfigRole::Main),
+                ("pg_hba.conf", "pg_hba.conf", ConfigRole::Hba),
+                (
+                    "outside/2-shared.conf",
+                    "/opt/shared.conf",
+                    ConfigRole::Include,
+                ),
+            ],
+        )
+    }
+
+    fn active(path: &Path) -> Vec<String> {
+        let text = fs::read_to_string(path).unwrap();
+        let settings = text.lines().filter_map(parse_line);
+        settings
+            .map(|setting| format!("{} {}", setting.name, setting.value))
+            .collect()
+    }
+
+    #[test]
+    fn configuration_in_the_data_directory_names_nothing_of_the_original() {
+        let home = tempfile::tempdir().unwrap();
+        let details = captured(home.path());
+        let data = home.path().join("data");
+        fs::create_dir(&data).unwrap();
+        let placed = place_config(&data, &home.path().join("captured"), &details, None).unwrap();
+        assert_eq!(
+            active(&data.join("postgresql.conf")),
+            [
+                "port 5433",
+                "ssl on",
+                "include_dir conf.d",
+                "include config-outside/2-shared.conf",
+                "include_if_exists absent.conf",
+                "ssl off",
+            ]
+        );
+        assert!(data.join("conf.d").is_dir() && data.join("pg_hba.conf").is_file());
+        assert_eq!(
+            active(&data.join("config-outside/2-shared.conf")),
+            ["work_mem 1MB"]
+        );
+        assert_eq!(placed.notes.len(), 2, "{:?}", placed.notes);
+        for file in &placed.files {
+            let content = fs::read(data.join(&file.path)).unwrap();
+            assert_eq!(file.size, content.len() as u64, "{}", file.path);
+        }
+    }
+
+    #[test]
+    fn configuration_put_elsewhere_leads_to_the_restored_folder() {
+        let home = tempfile::tempdir().unwrap();
+        let details = captured(home.path());
+        let (data, into) = (home.path().join("data"), home.path().join("etc/new"));
+        fs::create_dir(&data).unwrap();
+        let from = home.path().join("captured");
+        let placed = place_config(&data, &from, &details, Some(&into)).unwrap();
+        assert_eq!(placed.files, [], "nothing of it is in the data directory");
+        let active = active(&into.join("postgresql.conf"));
+        assert!(
+            active.contains(&format!("data_directory {}", data.display())),
+            "{active:?}"
+        );
+        let hba = into.join("pg_hba.conf");
+        assert!(
+            active.contains(&format!("hba_file {}", hba.display())),
+            "{active:?}"
+        );
+        assert!(hba.is_file());
+    }
+
+    #[test]
+    fn a_main_file_inside_finds_what_it_included_from_outside() {
+        let home = tempfile::tempdir().unwrap();
+        let mut details = captured(home.path());
+        details
+            .config_files
+            .retain(|file| file.role == ConfigRole::Include);
+        let data = home.path().join("data");
+        fs::create_dir(&data).unwrap();
+        fs::write(
+            data.join("postgresql.conf"),
+            "port = 1\ninclude '/opt/shared.conf'\n",
+        )
+        .unwrap();
+        let placed = place_config(&data, &home.path().join("captured"), &details, None).unwrap();
+        let lines = active(&data.join("postgresql.conf"));
+        assert_eq!(lines, ["port 1", "include config-outside/2-shared.conf"]);
+        assert!(
+            placed
+                .files
+                .iter()
+                .any(|file| file.path == "postgresql.conf")
+        );
+    }
+}
