@@ -41,7 +41,7 @@ pub struct ObjectiveConfig {
 
 /// Where a drill takes place. Only sandboxes so far: a drill never touches production.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum EnvironmentConfig {
     /// An installation of its own, built from a restore point and removed afterwards.
     Sandbox(SandboxConfig),
@@ -74,7 +74,7 @@ pub struct ProbeUse {
 
 /// What is broken.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum FaultConfig {
     /// Kills the primary's processes and, if asked, removes its data directory.
     KillPrimary {

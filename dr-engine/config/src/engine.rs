@@ -201,4 +201,3 @@ pub enum TenantTable {
     /// Belongs to nobody (queues, caches); never written: `ignored`.
     Ignored,
 }
-

@@ -63,7 +63,9 @@ impl ConfigError {
         match self {
             Self::Invalid { hint, .. } => hint.as_deref(),
             Self::Unknown { hint, .. } => Some(hint),
-            Self::NotFound { .. } => Some("create one with `dr init`, or name it with --config FILE"),
+            Self::NotFound { .. } => {
+                Some("create one with `dr init`, or name it with --config FILE")
+            }
             Self::Read { .. } => None,
         }
     }

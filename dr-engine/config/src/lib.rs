@@ -7,12 +7,21 @@
 //!
 //! Relative paths are relative to the file they stand in and are absolute in the returned values.
 
+#![cfg_attr(
+    test,
+    allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)
+)]
+
 mod drill;
 mod engine;
 mod error;
+mod exercise;
 mod load;
+mod parse;
 mod runbook;
+mod schedule;
 mod tier;
+mod yaml;
 
 pub use drill::{
     DetectConfig, DrillFile, EnvironmentConfig, FaultConfig, ObjectiveConfig, ProbeFile, ProbeUse,
@@ -23,9 +32,11 @@ pub use engine::{
     TenancyConfig, TenancyModel, TenantTable, WorkloadConfig, WorkloadSource,
 };
 pub use error::ConfigError;
-pub use load::{Config, Workload};
+pub use load::{Config, Workload, check_rpo};
 pub use runbook::{
-    ApprovalStep, BackupStep, CommandStep, RescueWalStep, RestoreStep, RunbookFile, StartStep, Step,
-    StepLimits, TenantRestoreStep, VerifySqlStep, VerifyStreamStep,
+    ApprovalStep, BackupStep, CommandStep, RescueWalStep, RestoreStep, RunbookFile, StartStep,
+    Step, StepLimits, TenantRestoreStep, VerifySqlStep, VerifyStreamStep,
 };
+pub use schedule::with_seconds;
 pub use tier::{DrillSchedule, Retention, Schedule, Tier, VerifySchedule};
+pub use yaml::to_yaml;

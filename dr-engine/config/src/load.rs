@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use dr_model::{RepositoryName, TierName, WorkloadName};
 
+use crate::parse::{invalid, invalid_at, parse, read, suggestion};
+use crate::schedule::check_schedule;
 use crate::{ConfigError, EngineFile, RepositoryConfig, Tier, WorkloadConfig, WorkloadSource};
 
 /// A validated configuration: the engine file and every tier.
@@ -31,6 +33,8 @@ pub struct Workload<'a> {
     pub tier: &'a Tier,
 }
 
+const SYSTEM_CONFIG: &str = "/etc/dr-engine/dr.yaml";
+
 impl Config {
     /// Finds the engine file: `given`, else `DR_CONFIG`, else `dr.yaml` here, else
     /// `/etc/dr-engine/dr.yaml`.
@@ -38,7 +42,33 @@ impl Config {
     /// # Errors
     /// [`ConfigError::NotFound`] with the places looked at.
     pub fn find(given: Option<&Path>) -> Result<PathBuf, ConfigError> {
-        todo!("{given:?}")
+        let chosen = given.map(Path::to_owned).or_else(|| {
+            std::env::var_os("DR_CONFIG")
+                .filter(|text| !text.is_empty())
+                .map(PathBuf::from)
+        });
+        if let Some(path) = chosen {
+            return if path.is_file() {
+                Ok(path)
+            } else {
+                Err(ConfigError::NotFound {
+                    looked_at: vec![path.display().to_string()],
+                })
+            };
+        }
+        let places = [Path::new("dr.yaml"), Path::new(SYSTEM_CONFIG)];
+        places
+            .iter()
+            .find(|path| path.is_file())
+            .map(|path| path.to_path_buf())
+            .ok_or_else(|| {
+                let looked_at = places
+                    .iter()
+                    .map(|path| std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf()))
+                    .map(|path| path.display().to_string())
+                    .collect();
+                ConfigError::NotFound { looked_at }
+            })
     }
 
     /// Reads and validates the engine file and its tiers.
@@ -46,7 +76,24 @@ impl Config {
     /// # Errors
     /// The first thing that is wrong, with file, line and column.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        todo!("{path:?}")
+        let (mut config, text) = Self::load_engine(path)?;
+        config.tiers = load_tiers(&config.engine.tiers, &config.path, &text)?;
+        for (name, workload) in &config.engine.workloads {
+            if !config.tiers.contains_key(&workload.tier) {
+                let known = config.tiers.keys().map(TierName::as_str);
+                return Err(invalid_at(
+                    &config.path,
+                    &text,
+                    &format!("tier: {}", workload.tier),
+                    format!(
+                        "workload `{name}` names tier `{}`, which does not exist",
+                        workload.tier
+                    ),
+                    suggestion(workload.tier.as_str(), known),
+                ));
+            }
+        }
+        Ok(config)
     }
 
     /// Reads only what WAL push and fetch need: the engine file, no tiers. As fast as can be.
@@ -54,7 +101,26 @@ impl Config {
     /// # Errors
     /// As [`Config::load`].
     pub fn load_engine_only(path: &Path) -> Result<Self, ConfigError> {
-        todo!("{path:?}")
+        Self::load_engine(path).map(|(config, _)| config)
+    }
+
+    fn load_engine(path: &Path) -> Result<(Self, String), ConfigError> {
+        let path = std::path::absolute(path).map_err(|source| ConfigError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
+        let text = read(&path)?;
+        let mut engine: EngineFile = parse(&text, &path)?;
+        validate_engine(&engine, &path, &text)?;
+        make_absolute(&mut engine, path.parent().unwrap_or(Path::new("/")));
+        Ok((
+            Self {
+                path,
+                engine,
+                tiers: BTreeMap::new(),
+            },
+            text,
+        ))
     }
 
     /// The workload of this name.
@@ -62,12 +128,29 @@ impl Config {
     /// # Errors
     /// [`ConfigError::Unknown`] with the nearest known name.
     pub fn workload<'a>(&'a self, name: &str) -> Result<Workload<'a>, ConfigError> {
-        todo!("{name}")
+        self.workloads()
+            .find(|workload| workload.name.as_str() == name)
+            .ok_or_else(|| {
+                let known = self.engine.workloads.keys().map(WorkloadName::as_str);
+                ConfigError::Unknown {
+                    what: "workload",
+                    name: name.to_owned(),
+                    path: self.path.clone(),
+                    hint: suggestion(name, known),
+                }
+            })
     }
 
-    /// All workloads, in order of name.
+    /// All workloads, in order of name. Without tiers ([`Config::load_engine_only`]) there are none.
     pub fn workloads(&self) -> impl Iterator<Item = Workload<'_>> {
-        std::iter::empty()
+        self.engine.workloads.iter().filter_map(|(name, config)| {
+            Some(Workload {
+                name,
+                config,
+                source: config.source()?,
+                tier: self.tiers.get(&config.tier)?,
+            })
+        })
     }
 
     /// The repository of this name.
@@ -75,6 +158,271 @@ impl Config {
     /// # Errors
     /// [`ConfigError::Unknown`] with the nearest known name.
     pub fn repository(&self, name: &RepositoryName) -> Result<&RepositoryConfig, ConfigError> {
-        todo!("{name}")
+        self.engine.repositories.get(name).ok_or_else(|| {
+            let known = self.engine.repositories.keys().map(RepositoryName::as_str);
+            ConfigError::Unknown {
+                what: "repository",
+                name: name.to_string(),
+                path: self.path.clone(),
+                hint: suggestion(name.as_str(), known),
+            }
+        })
     }
+}
+
+impl WorkloadConfig {
+    /// Its one source; a validated configuration always has one.
+    #[must_use]
+    pub fn source(&self) -> Option<WorkloadSource<'_>> {
+        match (&self.postgres, &self.nats, &self.files) {
+            (Some(postgres), None, None) => Some(WorkloadSource::Postgres(postgres)),
+            (None, Some(nats), None) => Some(WorkloadSource::Nats(nats)),
+            (None, None, Some(files)) => Some(WorkloadSource::Files(files)),
+            _ => None,
+        }
+    }
+}
+
+fn validate_engine(engine: &EngineFile, path: &Path, text: &str) -> Result<(), ConfigError> {
+    for (name, repository) in &engine.repositories {
+        let at = |message: String, hint: &str| {
+            invalid_at(path, text, &format!("{name}:"), message, hint.to_owned())
+        };
+        if repository.path.is_some() == repository.s3.is_some() {
+            return Err(at(
+                format!("repository `{name}` needs exactly one of `path` and `s3`"),
+                "a local folder, or a bucket",
+            ));
+        }
+        if repository.key.file.is_some() == repository.key.env.is_some() {
+            return Err(at(
+                format!("the key of repository `{name}` needs exactly one of `file` and `env`"),
+                "a key file, or an environment variable that holds its text",
+            ));
+        }
+    }
+    if !engine.catalog.starts_with("sqlite:") {
+        return Err(invalid_at(
+            path,
+            text,
+            "catalog:",
+            format!("`{}` is no catalog", engine.catalog),
+            "write sqlite:PATH".to_owned(),
+        ));
+    }
+    engine
+        .workloads
+        .iter()
+        .try_for_each(|(name, workload)| validate_workload(engine, name, workload, path, text))
+}
+
+fn validate_workload(
+    engine: &EngineFile,
+    name: &WorkloadName,
+    workload: &WorkloadConfig,
+    path: &Path,
+    text: &str,
+) -> Result<(), ConfigError> {
+    let at = |needle: &str, message: String, hint: String| {
+        Err(invalid_at(path, text, needle, message, hint))
+    };
+    let here = format!("{name}:");
+    if workload.source().is_none() {
+        return at(
+            &here,
+            format!("workload `{name}` needs exactly one of `postgres`, `nats` and `files`"),
+            "write two workloads for two sources".to_owned(),
+        );
+    }
+    match workload.repositories.as_slice() {
+        [repository] if engine.repositories.contains_key(repository) => {}
+        [repository] => {
+            let known = engine.repositories.keys().map(RepositoryName::as_str);
+            return at(
+                repository.as_str(),
+                format!("workload `{name}` names repository `{repository}`, which does not exist"),
+                suggestion(repository.as_str(), known),
+            );
+        }
+        other => {
+            return at(
+                &here,
+                format!("workload `{name}` names {} repositories", other.len()),
+                "name exactly one; copies in several repositories are not supported yet".to_owned(),
+            );
+        }
+    }
+    if let Some(postgres) = &workload.postgres
+        && has_password(&postgres.url)
+    {
+        return at(
+            "url:",
+            format!("the URL of workload `{name}` holds a password"),
+            "take it out and use password_env, password_file or PGPASSFILE".to_owned(),
+        );
+    }
+    if let Some(nats) = &workload.nats
+        && nats.streams.is_empty()
+    {
+        return at(
+            &here,
+            format!("workload `{name}` names no stream"),
+            "streams: [NAME]".to_owned(),
+        );
+    }
+    Ok(())
+}
+
+fn has_password(url: &str) -> bool {
+    let authority = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let authority = authority.split(['/', '?']).next().unwrap_or(authority);
+    authority
+        .rsplit_once('@')
+        .is_some_and(|(user, _)| user.contains(':'))
+        || url.contains("password=")
+}
+
+fn make_absolute(engine: &mut EngineFile, folder: &Path) {
+    let absolute = |path: &mut PathBuf| *path = normal(&folder.join(&path));
+    for repository in engine.repositories.values_mut() {
+        repository.path.iter_mut().for_each(absolute);
+        repository.key.file.iter_mut().for_each(absolute);
+    }
+    absolute(&mut engine.tiers);
+    if let Some(path) = engine.catalog.strip_prefix("sqlite:") {
+        engine.catalog = format!("sqlite:{}", normal(&folder.join(path)).display());
+    }
+    for workload in engine.workloads.values_mut() {
+        if let Some(postgres) = &mut workload.postgres {
+            absolute(&mut postgres.data_directory);
+            postgres.password_file.iter_mut().for_each(absolute);
+            postgres.bin_directory.iter_mut().for_each(absolute);
+        }
+        if let Some(files) = &mut workload.files {
+            absolute(&mut files.path);
+        }
+    }
+}
+
+/// Without `.` and doubled or trailing slashes, so that a path is written one way. `..` stays: it may
+/// lead through a link.
+fn normal(path: &Path) -> PathBuf {
+    path.components().collect()
+}
+
+fn load_tiers(
+    folder: &Path,
+    engine_path: &Path,
+    engine_text: &str,
+) -> Result<BTreeMap<TierName, Tier>, ConfigError> {
+    let entries = std::fs::read_dir(folder).map_err(|error| {
+        invalid_at(
+            engine_path,
+            engine_text,
+            "tiers:",
+            format!(
+                "cannot read the folder of tiers, {}: {error}",
+                folder.display()
+            ),
+            "`tiers` names a folder with one YAML file for each tier".to_owned(),
+        )
+    })?;
+    let mut tiers = BTreeMap::new();
+    let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+    paths.sort();
+    for path in paths {
+        if path
+            .extension()
+            .is_some_and(|extension| extension == "yaml")
+        {
+            let tier = Tier::load(&path)?;
+            tiers.insert(tier.tier.clone(), tier);
+        }
+    }
+    Ok(tiers)
+}
+
+impl Tier {
+    /// Reads and validates a tier file.
+    ///
+    /// # Errors
+    /// What is wrong, with file, line and column.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = read(path)?;
+        let tier: Self = parse(&text, path)?;
+        let stem = path
+            .file_stem()
+            .map(|stem| stem.to_string_lossy().into_owned());
+        // full.yaml is documentation: every key, never a workload's tier.
+        if stem.as_deref() != Some(tier.tier.as_str()) {
+            return Err(invalid_at(
+                path,
+                &text,
+                "tier:",
+                format!("tier `{}` stands in a file of another name", tier.tier),
+                format!("name the file {}.yaml", tier.tier),
+            ));
+        }
+        crate::parse::positive(path, &text, "rto", tier.rto)?;
+        crate::parse::positive(path, &text, "rpo", tier.rpo)?;
+        check_schedule(
+            path,
+            &text,
+            &tier.backup.cron,
+            tier.backup.timezone.as_deref(),
+        )?;
+        if let Some(verify) = &tier.verify {
+            check_schedule(path, &text, &verify.cron, verify.timezone.as_deref())?;
+        }
+        if let Some(drill) = &tier.drill {
+            check_schedule(path, &text, &drill.cron, drill.timezone.as_deref())?;
+        }
+        if let Some(level) = tier.compression
+            && !(1..=19).contains(&level)
+        {
+            return Err(invalid_at(
+                path,
+                &text,
+                "compression",
+                format!("compression {level} is out of range"),
+                "1 (fast) to 19 (small)".to_owned(),
+            ));
+        }
+        if tier.retention.min_redundancy == 0 {
+            return Err(invalid(
+                path,
+                "min_redundancy is 0: retention could remove the last restore point",
+                "1 or more".to_owned(),
+            ));
+        }
+        Ok(tier)
+    }
+}
+
+/// Whether a tier's RPO can be kept by a server that completes a segment after `archive_timeout_seconds`
+/// at the latest; 0 means never by itself. Pure.
+///
+/// # Errors
+/// Why not, and what to set.
+pub fn check_rpo(tier: &Tier, archive_timeout_seconds: u64) -> Result<(), String> {
+    let rpo = tier.rpo.0.as_secs();
+    if archive_timeout_seconds == 0 {
+        return Err(format!(
+            "tier {} promises an RPO of {}, but archive_timeout is 0: a quiet server keeps its last \
+             segment for ever; set archive_timeout to at most {} s",
+            tier.tier,
+            tier.rpo,
+            rpo.div_ceil(2)
+        ));
+    }
+    if archive_timeout_seconds > rpo {
+        return Err(format!(
+            "tier {} promises an RPO of {}, but archive_timeout is {archive_timeout_seconds} s; set it \
+             to at most {} s",
+            tier.tier,
+            tier.rpo,
+            rpo.div_ceil(2)
+        ));
+    }
+    Ok(())
 }

@@ -54,13 +54,21 @@ impl Step {
     #[must_use]
     pub fn limits(&self) -> StepLimits<'_> {
         match self {
-            Self::RescueWal(step) => StepLimits::of(step.timeout, step.retries, step.why.as_deref()),
+            Self::RescueWal(step) => {
+                StepLimits::of(step.timeout, step.retries, step.why.as_deref())
+            }
             Self::Restore(step) => StepLimits::of(step.timeout, step.retries, step.why.as_deref()),
             Self::Start(step) => StepLimits::of(step.timeout, step.retries, step.why.as_deref()),
-            Self::TenantRestore(step) => StepLimits::of(step.timeout, step.retries, step.why.as_deref()),
+            Self::TenantRestore(step) => {
+                StepLimits::of(step.timeout, step.retries, step.why.as_deref())
+            }
             Self::Backup(step) => StepLimits::of(step.timeout, step.retries, step.why.as_deref()),
-            Self::VerifySql(step) => StepLimits::of(step.timeout, step.retries, step.why.as_deref()),
-            Self::VerifyStream(step) => StepLimits::of(step.timeout, step.retries, step.why.as_deref()),
+            Self::VerifySql(step) => {
+                StepLimits::of(step.timeout, step.retries, step.why.as_deref())
+            }
+            Self::VerifyStream(step) => {
+                StepLimits::of(step.timeout, step.retries, step.why.as_deref())
+            }
             Self::Command(step) => StepLimits::of(step.timeout, step.retries, step.why.as_deref()),
             Self::Approval(step) => StepLimits::of(step.timeout, step.retries, step.why.as_deref()),
         }
@@ -98,7 +106,11 @@ const STEP_TIMEOUT_DEFAULT: Duration = Duration::from_secs(600);
 
 impl<'a> StepLimits<'a> {
     fn of(timeout: Option<HumanDuration>, retries: u32, why: Option<&'a str>) -> Self {
-        Self { timeout: timeout.map_or(STEP_TIMEOUT_DEFAULT, |given| given.0), retries, why }
+        Self {
+            timeout: timeout.map_or(STEP_TIMEOUT_DEFAULT, |given| given.0),
+            retries,
+            why,
+        }
     }
 }
 
