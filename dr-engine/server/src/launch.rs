@@ -1,0 +1,178 @@
+//! Carrying out what is due.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use dr_backup::BackupOptions;
+use dr_installation::Installation;
+use dr_jobs::{JobError, JobSpec, Jobs};
+use dr_model::{Progress, WorkloadName};
+use dr_restore::VerifyRequest;
+use dr_scheduler::Activity;
+use tokio_util::sync::CancellationToken;
+
+/// Something that is due.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Task {
+    /// For which workload; also the lane.
+    pub workload: WorkloadName,
+    /// What.
+    pub activity: Activity,
+}
+
+/// How a task ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Launched {
+    /// It did what it should.
+    Done(String),
+    /// It failed, with the reason.
+    Failed(String),
+    /// It was stopped.
+    Cancelled,
+}
+
+/// Carries out tasks. One task for each workload at a time is asked for.
+pub trait Launcher: Send + Sync {
+    /// Carries one out, until its end or until `cancel`.
+    fn launch(
+        &self,
+        task: Task,
+        cancel: CancellationToken,
+    ) -> Pin<Box<dyn Future<Output = Launched> + Send>>;
+}
+
+/// Runs tasks as recorded jobs.
+pub(crate) struct JobLauncher {
+    installation: Installation,
+    jobs: Jobs,
+}
+
+impl JobLauncher {
+    pub(crate) fn new(installation: Installation, jobs: Jobs) -> Self {
+        Self { installation, jobs }
+    }
+}
+
+impl Launcher for JobLauncher {
+    fn launch(
+        &self,
+        task: Task,
+        cancel: CancellationToken,
+    ) -> Pin<Box<dyn Future<Output = Launched> + Send>> {
+        let (installation, jobs) = (self.installation.clone(), self.jobs.clone());
+        Box::pin(async move {
+            match task.activity {
+                Activity::Backup => back_up(&installation, &jobs, &task.workload, &cancel).await,
+                Activity::Verify { restore } => {
+                    verify(&installation, &jobs, &task.workload, restore, &cancel).await
+                }
+                Activity::Drill { script } => {
+                    tracing::info!(
+                        workload = %task.workload, drill = script,
+                        "a drill is due; start it by hand with `dr drill run`"
+                    );
+                    Launched::Done("to be started by hand".to_owned())
+                }
+            }
+        })
+    }
+}
+
+fn spec(kind: &str, workload: &WorkloadName) -> JobSpec {
+    JobSpec {
+        kind: kind.to_owned(),
+        lane: workload.to_string(),
+        detail: "scheduled".to_owned(),
+    }
+}
+
+/// A lane held by another process (a backup by hand) is waited for: `wait` is always true here.
+async fn back_up(
+    installation: &Installation,
+    jobs: &Jobs,
+    workload: &WorkloadName,
+    cancel: &CancellationToken,
+) -> Launched {
+    let ended = jobs
+        .run(spec("backup", workload), true, cancel, |job| async move {
+            job.step("backup").await;
+            let progress: Arc<dyn Progress> = Arc::new(LogProgress);
+            let options = BackupOptions::default();
+            dr_backup::run(installation, workload, &options, progress, job.cancel()).await
+        })
+        .await;
+    launched(ended.map(|point| point.id.to_string()))
+}
+
+async fn verify(
+    installation: &Installation,
+    jobs: &Jobs,
+    workload: &WorkloadName,
+    restore: bool,
+    cancel: &CancellationToken,
+) -> Launched {
+    let request = VerifyRequest {
+        workload: workload.clone(),
+        point: None,
+        restore,
+        folder: None,
+    };
+    let request = &request;
+    let ended = jobs
+        .run(spec("verify", workload), true, cancel, |job| async move {
+            job.step("verify").await;
+            let progress: Arc<dyn Progress> = Arc::new(LogProgress);
+            dr_restore::verify(installation, request, progress, job.cancel()).await
+        })
+        .await;
+    match ended {
+        Ok(proof) if proof.passed => Launched::Done(format!("{} holds", proof.point)),
+        Ok(proof) => {
+            let failed: Vec<String> = proof
+                .checks
+                .iter()
+                .filter(|check| !check.passed)
+                .map(|check| format!("{}: {}", check.name, check.detail))
+                .collect();
+            Launched::Failed(format!(
+                "{} does not hold: {}",
+                proof.point,
+                failed.join("; ")
+            ))
+        }
+        Err(error) => launched(Err(error)),
+    }
+}
+
+fn launched<E: std::error::Error + 'static>(ended: Result<String, JobError<E>>) -> Launched {
+    match ended {
+        Ok(detail) => Launched::Done(detail),
+        Err(JobError::Cancelled) => Launched::Cancelled,
+        Err(error) => Launched::Failed(chain(&error)),
+    }
+}
+
+/// An error with its causes in one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        text.push_str(": ");
+        text.push_str(&inner.to_string());
+        cause = inner.source();
+    }
+    text
+}
+
+/// Progress as log lines: phases when asked for in detail, notes always.
+struct LogProgress;
+
+impl Progress for LogProgress {
+    fn phase(&self, name: &str, bytes_total: Option<u64>) {
+        tracing::debug!(phase = name, bytes_total, "phase");
+    }
+    fn advance(&self, _bytes: u64) {}
+    fn note(&self, text: &str) {
+        tracing::info!("{text}");
+    }
+}

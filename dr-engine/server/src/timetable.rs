@@ -1,0 +1,204 @@
+//! What each schedule did last, and from it what is to run now. Pure but for the values put in.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use dr_model::WorkloadName;
+use dr_scheduler::{Planned, retry_delay};
+
+/// A planned moment that nobody took up for this long is an alarm.
+pub(crate) const LATE_AFTER: Duration = Duration::from_secs(300);
+
+/// One schedule and its recent past.
+#[derive(Debug, Clone)]
+pub(crate) struct Entry {
+    pub(crate) planned: Planned,
+    /// Planned moments up to here are done with.
+    pub(crate) since: DateTime<Utc>,
+    /// Run at once, whatever the schedule says: it was interrupted, or there is nothing yet.
+    pub(crate) at_once: bool,
+    pub(crate) failures_in_a_row: u32,
+    pub(crate) last_failure: Option<(DateTime<Utc>, String)>,
+}
+
+/// What is to run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Turn {
+    /// The entry's place in the timetable.
+    pub(crate) entry: usize,
+    pub(crate) planned_at: DateTime<Utc>,
+    pub(crate) missed_since: Option<DateTime<Utc>>,
+}
+
+impl Entry {
+    pub(crate) fn new(planned: Planned, since: DateTime<Utc>) -> Self {
+        Self {
+            planned,
+            since,
+            at_once: false,
+            failures_in_a_row: 0,
+            last_failure: None,
+        }
+    }
+
+    /// The moment that is due now, if it may run now.
+    fn due(&self, now: DateTime<Utc>) -> Option<(DateTime<Utc>, Option<DateTime<Utc>>)> {
+        if let Some((failed_at, _)) = &self.last_failure {
+            // A clock that was set back must not silence a schedule: no time passed is as good as none.
+            let passed = (now - *failed_at).to_std().unwrap_or(Duration::MAX);
+            if passed < retry_delay(self.failures_in_a_row) {
+                return None;
+            }
+        }
+        if self.at_once {
+            return Some((now, None));
+        }
+        self.planned
+            .schedule
+            .due(self.since, now)
+            .map(|due| (due.planned_at, due.missed_since))
+    }
+
+    /// Since when a moment waits in vain, once that is too long.
+    pub(crate) fn late_since(&self, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
+        let first = self.planned.schedule.next_after(self.since)?;
+        let waited = (now - first).to_std().ok()?;
+        (waited > LATE_AFTER).then_some(first)
+    }
+
+    pub(crate) fn begun(&mut self, planned_at: DateTime<Utc>) {
+        self.since = planned_at;
+        self.at_once = false;
+    }
+
+    pub(crate) fn succeeded(&mut self) {
+        self.failures_in_a_row = 0;
+        self.last_failure = None;
+    }
+
+    pub(crate) fn failed(&mut self, at: DateTime<Utc>, reason: String) {
+        self.failures_in_a_row += 1;
+        self.last_failure = Some((at, reason));
+    }
+}
+
+/// At most one turn for each free lane: what has been due for longest, so that a frequent backup does
+/// not starve a rare verification.
+pub(crate) fn turns(
+    entries: &[Entry],
+    busy: &BTreeSet<WorkloadName>,
+    now: DateTime<Utc>,
+) -> Vec<Turn> {
+    let mut turns: Vec<Turn> = entries
+        .iter()
+        .enumerate()
+        .filter(|(_, entry)| !busy.contains(&entry.planned.workload))
+        .filter_map(|(place, entry)| {
+            let (planned_at, missed_since) = entry.due(now)?;
+            Some(Turn {
+                entry: place,
+                planned_at,
+                missed_since,
+            })
+        })
+        .collect();
+    turns.sort_by_key(|turn| (turn.missed_since.unwrap_or(turn.planned_at), turn.entry));
+    let mut taken = BTreeSet::new();
+    turns.retain(|turn| {
+        entries
+            .get(turn.entry)
+            .is_some_and(|entry| taken.insert(entry.planned.workload.clone()))
+    });
+    turns
+}
+
+#[cfg(test)]
+mod tests {
+    use dr_scheduler::{Activity, CivilSchedule};
+
+    use super::*;
+
+    fn at(second: i64) -> DateTime<Utc> {
+        DateTime::from_timestamp(1_800_000_000 + second, 0).unwrap()
+    }
+
+    fn entry(workload: &str, activity: Activity, cron: &str) -> Entry {
+        let planned = Planned {
+            key: format!("{workload}/{}", activity.name()),
+            workload: workload.parse().unwrap(),
+            activity,
+            schedule: CivilSchedule::new(cron, None).unwrap(),
+        };
+        Entry::new(planned, at(0))
+    }
+
+    #[test]
+    fn each_free_lane_gets_what_has_waited_longest() {
+        let entries = [
+            entry("erp", Activity::Backup, "*/5 * * * * *"),
+            entry("erp", Activity::Verify { restore: true }, "20 * * * * *"),
+            entry("files", Activity::Backup, "*/5 * * * * *"),
+        ];
+        let free = BTreeSet::new();
+        assert!(turns(&entries, &free, at(4)).is_empty());
+        let picked: Vec<usize> = turns(&entries, &free, at(5))
+            .iter()
+            .map(|t| t.entry)
+            .collect();
+        assert_eq!(picked, [0, 2]);
+        // The backup ran at 20 s; the verification planned for 20 s goes before the one of 25 s.
+        let mut later = entries.clone();
+        later[0].begun(at(20));
+        later[2].begun(at(25));
+        let picked: Vec<usize> = turns(&later, &free, at(25))
+            .iter()
+            .map(|t| t.entry)
+            .collect();
+        assert_eq!(picked, [1]);
+        // A stuck lane holds up nobody else.
+        let busy = BTreeSet::from(["erp".parse().unwrap()]);
+        let picked: Vec<usize> = turns(&entries, &busy, at(60))
+            .iter()
+            .map(|t| t.entry)
+            .collect();
+        assert_eq!(picked, [2]);
+    }
+
+    #[test]
+    fn failures_are_tried_again_later_and_later() {
+        let mut entry = entry("erp", Activity::Backup, "* * * * * *");
+        entry.begun(at(1));
+        entry.failed(at(1), "down".to_owned());
+        assert_eq!(entry.due(at(5)), None);
+        assert!(entry.due(at(6)).is_some());
+        entry.failed(at(6), "down".to_owned());
+        assert_eq!(entry.due(at(15)), None);
+        assert!(entry.due(at(16)).is_some());
+        // The clock was set back: not silenced.
+        assert!(
+            Entry {
+                since: at(-100),
+                ..entry.clone()
+            }
+            .due(at(-10))
+            .is_some()
+        );
+        entry.succeeded();
+        assert!(entry.due(at(7)).is_some());
+    }
+
+    #[test]
+    fn what_waits_too_long_is_late() {
+        let entry = entry("erp", Activity::Backup, "0 * * * * *");
+        let first = entry.planned.schedule.next_after(at(0)).unwrap();
+        assert_eq!(
+            entry.late_since(first + chrono::TimeDelta::seconds(300)),
+            None
+        );
+        assert_eq!(
+            entry.late_since(first + chrono::TimeDelta::seconds(301)),
+            Some(first)
+        );
+    }
+}
