@@ -143,11 +143,24 @@ impl FolderWriter {
             Ok(()) => sync(parent.as_fd(), &path)?,
             Err(Errno::EXIST) => {
                 // Opened without following: a link of this name is refused here.
-                open_folder(parent.as_fd(), name, &path)?;
+                let folder = open_folder(parent.as_fd(), name, &path)?;
+                self.let_us_write(folder.as_fd(), &path)?;
             }
             Err(error) => return Err(SourceError::file("make the folder", &path)(error.into())),
         }
         self.folders.push(item.clone());
+        Ok(())
+    }
+
+    /// A folder without `w` would keep its own owner from writing into it; root is not kept. Its mode
+    /// is put on by [`Self::finish`].
+    fn let_us_write(&self, folder: BorrowedFd<'_>, path: &Path) -> Result<(), SourceError> {
+        let failed = |error: Errno| SourceError::file("examine", path)(error.into());
+        let mode = rustix::fs::fstat(folder).map_err(failed)?.st_mode & 0o7777;
+        if !self.as_root && mode & 0o700 != 0o700 {
+            // Of a folder that is someone else's, the writing itself tells whether it may be done.
+            let _ = rustix::fs::fchmod(folder, Mode::from_raw_mode(mode | 0o700));
+        }
         Ok(())
     }
 
