@@ -132,6 +132,7 @@ impl Placement<'_> {
         }
         let file = durable::write(self.root, target, text)?;
         if !self.elsewhere {
+            self.placed.files.retain(|file| file.path != target);
             self.placed
                 .files
                 .push(ManifestFile::of_content(target, text, &file)?);
