@@ -143,6 +143,14 @@ pub enum BackendError {
         /// The name.
         place: String,
     },
+    /// A place for a new repository that is in use already.
+    #[error("{place} is not empty: it holds `{example}`")]
+    NotEmpty {
+        /// The place.
+        place: String,
+        /// One thing found.
+        example: String,
+    },
     /// The bucket is not there.
     #[error("bucket missing: {place}")]
     BucketMissing {
@@ -193,6 +201,7 @@ impl BackendError {
     pub fn place(&self) -> &str {
         match self {
             Self::FolderMissing { place }
+            | Self::NotEmpty { place, .. }
             | Self::NotPermitted { place, .. }
             | Self::Full { place, .. }
             | Self::Io { place, .. }
@@ -219,6 +228,7 @@ impl BackendError {
             Self::Full { .. } => {
                 "make room or raise the quota, then run it again: what was stored before is whole"
             }
+            Self::NotEmpty { .. } => "name an empty or a new folder for the repository",
             Self::BucketMissing { .. } => "create the bucket; dr never creates one",
             Self::Refused { .. } => {
                 "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or the profile), the bucket's \

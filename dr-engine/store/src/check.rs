@@ -73,6 +73,9 @@ struct Workload {
     bad_chunks: HashMap<(u32, u64), usize>,
 }
 
+/// The outer error is the place failing, the inner one the number of a problem.
+type Noted<T> = Result<Result<T, usize>, StoreError>;
+
 struct Checker<'a> {
     repository: &'a Repository,
     repo: &'a Inner,
@@ -146,23 +149,24 @@ impl Checker<'_> {
         }
     }
 
-    /// Keeps what is wrong with stored things; lets the failure of the place itself through.
-    fn note<T>(
-        &mut self,
-        object: &str,
-        result: Result<T, StoreError>,
-    ) -> Result<Result<T, usize>, StoreError> {
-        match result {
-            Ok(value) => Ok(Ok(value)),
-            Err(StoreError::Damaged { what, .. }) => Ok(Err(self.problem(object, what))),
-            Err(StoreError::ObjectMissing {
-                object: missing, ..
-            }) if missing == object => Ok(Err(self.problem(object, "it is missing"))),
-            Err(
-                error @ (StoreError::ObjectMissing { .. } | StoreError::UnsupportedVersion { .. }),
-            ) => Ok(Err(self.problem(object, error.to_string()))),
-            Err(error) => Err(error),
-        }
+    /// Keeps what is wrong with stored things, as the number of the problem; lets the failure of the
+    /// place itself through. What is wrong may be another object than the one that was wanted.
+    fn note<T>(&mut self, wanted: &str, result: Result<T, StoreError>) -> Noted<T> {
+        let (object, what) = match result {
+            Ok(value) => return Ok(Ok(value)),
+            Err(StoreError::Damaged { object, what, .. }) => (object, what),
+            Err(StoreError::ObjectMissing { object, .. }) => (object, "it is missing".to_owned()),
+            Err(error @ StoreError::UnsupportedVersion { .. }) => {
+                (wanted.to_owned(), error.to_string())
+            }
+            Err(error) => return Err(error),
+        };
+        let known = self
+            .report
+            .problems
+            .iter()
+            .position(|problem| problem.object == object);
+        Ok(Err(known.unwrap_or_else(|| self.problem(&object, what))))
     }
 
     fn names(&self, prefix: &str) -> Vec<String> {

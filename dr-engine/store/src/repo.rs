@@ -122,7 +122,10 @@ impl Repository {
         if Self::exists(backend.as_ref())? {
             return Err(StoreError::AlreadyExists { place });
         }
-        let capabilities = backend.prepare().map_err(failed("preparing the place"))?;
+        let capabilities = backend.prepare().map_err(|error| match error {
+            BackendError::NotEmpty { place, example } => StoreError::NotEmpty { place, example },
+            error => failed("preparing the place")(error),
+        })?;
         let found = backend.list("").map_err(failed("listing what is there"))?;
         let unfinished = |name: &str| {
             name.starts_with(TRIAL) || name.starts_with(SLOTS) && !name.starts_with(DATA_KEYS)

@@ -7,16 +7,11 @@
     reason = "a test"
 )]
 
-use std::collections::{HashMap, HashSet};
-use std::io::Read;
-use std::sync::Arc;
+use std::collections::HashMap;
 
-use chrono::{DateTime, TimeDelta, Utc};
-use dr_model::{Silent, WalFileName, WorkloadName};
-use dr_store::{
-    CheckOptions, Cutting, EntryKind, LocalBackend, Repository, RepositoryKey, StoreError, WalPut,
-    WriteOptions,
-};
+use chrono::{DateTime, Utc};
+use dr_model::{WalFileName, WorkloadName};
+use dr_store::{Cutting, EntryKind, Repository, StoreError, WalPut, WriteOptions};
 use dr_testkit::{TempRepository, files_point, meta};
 
 fn at(seconds: i64) -> DateTime<Utc> {
@@ -90,7 +85,10 @@ fn what_was_stored_comes_back_to_another_process() {
     );
 
     let other = place.reopen();
-    assert_eq!(other.points(Some(&erp())).unwrap(), [point.clone()]);
+    assert_eq!(
+        other.points(Some(&erp())).unwrap(),
+        std::slice::from_ref(&point)
+    );
     let stored = other.point(&point.id).unwrap().unwrap();
     assert_eq!(stored.details, details);
     let paths: Vec<_> = other

@@ -36,9 +36,9 @@ pub fn drop_unsynced(journal: &Path, root: &Path) -> anyhow::Result<Vec<PathBuf>
         }
         if !entry.entry_durable {
             if entry.is_folder {
-                fs::remove_dir_all(path)?
+                fs::remove_dir_all(path)?;
             } else {
-                fs::remove_file(path)?
+                fs::remove_file(path)?;
             }
             dropped.push(path.clone());
         } else if !entry.is_folder && !entry.content_durable {

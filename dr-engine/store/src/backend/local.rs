@@ -206,6 +206,23 @@ impl LocalBackend {
         Ok(outcome)
     }
 
+    /// Refuses a folder that holds anything but what an unfinished attempt left (or a file system's
+    /// own `lost+found`): hidden files and empty folders, which no listing shows, are someone's too.
+    fn is_free(&self) -> Result<(), BackendError> {
+        for entry in fs::read_dir(&self.root).map_err(failed("list", &self.root))? {
+            let name = entry.map_err(failed("list", &self.root))?.file_name();
+            let name = name.to_string_lossy();
+            let ours = ["keys", "lost+found", repository::NAME].contains(&name.as_ref());
+            if !ours && !name.starts_with(TEMPORARY) {
+                return Err(BackendError::NotEmpty {
+                    place: self.describe(),
+                    example: name.into_owned(),
+                });
+            }
+        }
+        Ok(())
+    }
+
     fn walk(
         &self,
         folder: &Path,
@@ -401,6 +418,7 @@ impl Backend for LocalBackend {
             create_folder(folder, parent)?;
             fsync_folder(parent)?;
         }
+        self.is_free()?;
         self.being_made.store(true, Ordering::Relaxed);
         Ok(Capabilities {
             put_if_absent: true,

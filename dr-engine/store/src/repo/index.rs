@@ -113,6 +113,14 @@ impl Index {
         });
     }
 
+    /// Reads the header of a pack anew the next time: what failed to open may have been mended.
+    pub(crate) fn forget_opener(&self, number: u32) {
+        self.openers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&number);
+    }
+
     /// What opens the frames of a pack; reads its header the first time.
     pub(crate) fn opener(
         &self,

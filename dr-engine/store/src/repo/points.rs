@@ -290,7 +290,11 @@ impl Inner {
                 .chunk(keys, name, &chunk.place, sealed)
                 .map_err(|error| self.unreadable(&object, error))
         };
-        names.iter().zip(run).map(open).collect()
+        let opened = names.iter().zip(run).map(open).collect();
+        if matches!(opened, Err(StoreError::Damaged { .. })) {
+            index.forget_opener(first.pack);
+        }
+        opened
     }
 }
 
