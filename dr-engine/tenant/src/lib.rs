@@ -1,1 +1,55 @@
-//! placeholder
+//! One tenant, pooled, put back to a moment, undoable.
+//!
+//! A restore is prepared first: the state at the target is brought back in a private scratch instance,
+//! the tenant's rows are cut out of it and out of production (one read-only snapshot), and compared
+//! there. The difference is the plan; preparing writes nothing to production. Applying is one
+//! transaction on a connection of its own, in an order that keeps these true:
+//!
+//! - Every statement carries key, tenant and old content; affecting another number of rows than planned
+//!   rolls everything back.
+//! - Triggers do not fire (`session_replication_role = replica`), which switches foreign keys off too:
+//!   so they are checked in SQL as the last statements, in both directions.
+//! - The counts PostgreSQL itself keeps for the transaction must equal the plan for every table and be 0
+//!   for all others.
+//! - The rows' former content is durable in the repository, with a record that names the transaction,
+//!   before the commit. So a crash at any instant leaves either nothing, or a restore that can be
+//!   decided (`pg_xact_status`) and undone.
+//!
+//! Folders follow after the commit, from the same point; their former content is in the same restore
+//! point.
+
+#![cfg_attr(
+    test,
+    allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)
+)]
+
+mod apply;
+mod catalog;
+mod changes;
+mod checks;
+mod classify;
+mod conflicts;
+mod diff;
+mod error;
+mod execute;
+mod fault;
+mod folders;
+mod map;
+mod plan;
+mod proof;
+mod record;
+mod report;
+mod rows;
+mod run;
+mod slice;
+mod sql;
+mod tenants;
+mod undo;
+mod wal_count;
+mod work;
+
+pub use error::TenantError;
+pub use map::{Hop, MappedTable, TableClass, TableName, TenancyMap};
+pub use plan::{FolderPlan, Mode, Purpose, Sample, TablePlan, Tenant, TenantPlan, TenantRequest};
+pub use report::{FolderResult, ProofLine, ProofOutcome, TableResult, TenantRestoreReport};
+pub use run::{Prepared, PreparedUndo, list, map, prepare, prepare_undo};

@@ -1,0 +1,319 @@
+//! Deciding how each table belongs to tenants. Pure: catalog rows and configuration in, classes out.
+//!
+//! Order: what is declared; tables with the tenant column; the table that their tenant column refers to
+//! (the registry); then, step by step outwards, tables whose foreign keys lead to those. Foreign keys
+//! that cannot be null come first, because a nullable one leaves rows without an owner. Where several
+//! lead there, the one inside the primary key, else the one that deletes in cascade, says whose part
+//! a row is; where that does not decide either, nothing is guessed. A table that only tenants'
+//! tables refer to (a list of currencies, a queue) could be anybody's and is never assumed to be shared.
+
+use std::collections::BTreeMap;
+
+use dr_config::{TenancyConfig, TenantTable};
+
+use crate::catalog::{CatalogRows, ForeignKey, Oid, Relation};
+use crate::map::{Hop, MappedTable, TableClass};
+
+/// Finds the class of every table. The second value lists declarations that name no table.
+pub(crate) fn classify(
+    rows: &CatalogRows,
+    tenancy: &TenancyConfig,
+) -> (Vec<MappedTable>, Vec<String>) {
+    let mut classes = Classes {
+        rows,
+        found: BTreeMap::new(),
+        declared: BTreeMap::new(),
+    };
+    let unknown = classes.declare(tenancy);
+    let column = tenancy.column.as_deref();
+    classes.refuse_unrestorable();
+    classes.by_column(column);
+    classes.registry();
+    classes.by_foreign_keys();
+    let mut tables: Vec<MappedTable> = classes
+        .owners()
+        .map(|relation| MappedTable {
+            table: relation.name.clone(),
+            class: classes
+                .found
+                .get(&relation.oid)
+                .cloned()
+                .unwrap_or_else(|| leftover(relation)),
+            declared: classes.declared.contains_key(&relation.oid),
+        })
+        .collect();
+    tables.sort_by(|a, b| a.table.cmp(&b.table));
+    (tables, unknown)
+}
+
+fn leftover(relation: &Relation) -> TableClass {
+    let reason = match &relation.extension {
+        Some(extension) => format!("it belongs to extension {extension}"),
+        None => "it has no tenant column and no foreign key to a tenant's table".to_owned(),
+    };
+    unclassified(reason, &["shared", "ignored"])
+}
+
+fn unclassified(reason: String, choices: &[&str]) -> TableClass {
+    TableClass::Unclassified {
+        reason,
+        choices: choices.iter().map(|&choice| choice.to_owned()).collect(),
+    }
+}
+
+/// A foreign key as a step towards the tenant.
+pub(crate) fn hop(rows: &CatalogRows, key: &ForeignKey) -> Option<Hop> {
+    Some(Hop {
+        constraint: key.name.clone(),
+        columns: key.columns.clone(),
+        parent: rows.relation(rows.root_of(key.parent))?.name.clone(),
+        parent_columns: key.parent_columns.clone(),
+        operators: key.operators.clone(),
+    })
+}
+
+struct Classes<'a> {
+    rows: &'a CatalogRows,
+    found: BTreeMap<Oid, TableClass>,
+    declared: BTreeMap<Oid, &'a TenantTable>,
+}
+
+impl<'a> Classes<'a> {
+    /// Tables that hold rows of their own: partitions are part of theirs, views hold none.
+    fn owners(&self) -> impl Iterator<Item = &'a Relation> + use<'a> {
+        self.rows
+            .relations
+            .iter()
+            .filter(|r| r.root.is_none() && matches!(r.kind, 'r' | 'p' | 'f'))
+    }
+
+    fn declare(&mut self, tenancy: &'a TenancyConfig) -> Vec<String> {
+        let mut unknown = Vec::new();
+        for (name, class) in &tenancy.tables {
+            let matches: Vec<Oid> = self
+                .owners()
+                .filter(|r| r.name.to_string() == *name || r.name.name == *name)
+                .map(|r| r.oid)
+                .collect();
+            match matches.as_slice() {
+                [] => unknown.push(format!(
+                    "tenancy.tables names `{name}`, and there is no such table"
+                )),
+                [one] => {
+                    self.declared.insert(*one, class);
+                }
+                _ => unknown.push(format!(
+                    "tenancy.tables names `{name}`, which is in several schemas"
+                )),
+            }
+        }
+        for (oid, class) in self.declared.clone() {
+            let class = match class {
+                TenantTable::Shared => TableClass::Shared,
+                TenantTable::Ignored => TableClass::Ignored,
+                TenantTable::Direct(column) => self.direct(oid, column).unwrap_or_else(|| {
+                    unclassified(
+                        format!("it is declared direct, but has no column {column}"),
+                        &["ignored"],
+                    )
+                }),
+                // Needs its parent's class first.
+                TenantTable::Via(_) => continue,
+            };
+            self.found.insert(oid, class);
+        }
+        unknown
+    }
+
+    fn direct(&self, oid: Oid, column: &str) -> Option<TableClass> {
+        self.rows
+            .column(oid, column)
+            .map(|found| TableClass::Direct {
+                column: found.name.clone(),
+                column_type: found.base_type.clone(),
+            })
+    }
+
+    /// Unlogged tables are emptied by recovery and foreign ones are elsewhere: neither can be brought
+    /// back, so only a declaration may pass them over.
+    fn refuse_unrestorable(&mut self) {
+        for relation in self.owners() {
+            let family = self.rows.family(relation.oid);
+            let bad = self
+                .rows
+                .relations
+                .iter()
+                .find(|r| family.contains(&r.oid) && (r.persistence == 'u' || r.kind == 'f'));
+            let passed_over = matches!(
+                self.found.get(&relation.oid),
+                Some(TableClass::Shared | TableClass::Ignored)
+            );
+            if let (Some(bad), false) = (bad, passed_over) {
+                let why = if bad.kind == 'f' {
+                    "a foreign table"
+                } else {
+                    "unlogged"
+                };
+                let reason = format!(
+                    "{} is {why}: its rows at another moment cannot be known",
+                    bad.name
+                );
+                self.found
+                    .insert(relation.oid, unclassified(reason, &["ignored", "shared"]));
+            }
+        }
+    }
+
+    fn by_column(&mut self, column: Option<&str>) {
+        let Some(column) = column else { return };
+        for relation in self.owners() {
+            if self.found.contains_key(&relation.oid) || self.declared.contains_key(&relation.oid) {
+                continue;
+            }
+            if let Some(class) = self.direct(relation.oid, column) {
+                self.found.insert(relation.oid, class);
+            }
+        }
+    }
+
+    /// The table that the tenant columns refer to holds one row for each tenant.
+    fn registry(&mut self) {
+        for key in &self.rows.foreign_keys {
+            let (child, parent) = (self.rows.root_of(key.child), self.rows.root_of(key.parent));
+            let Some(TableClass::Direct { column, .. }) = self.found.get(&child) else {
+                continue;
+            };
+            let points_there = key.columns.as_slice() == [column.clone()];
+            let (true, [parent_column]) = (points_there, key.parent_columns.as_slice()) else {
+                continue;
+            };
+            if !self.found.contains_key(&parent)
+                && !self.declared.contains_key(&parent)
+                && let Some(class) = self.direct(parent, parent_column)
+            {
+                self.found.insert(parent, class);
+            }
+        }
+    }
+
+    /// Walks outwards one step at a time, so that the shortest way is found first; nullable foreign
+    /// keys only where nothing else leads on.
+    fn by_foreign_keys(&mut self) {
+        loop {
+            let mut step = self.step(false);
+            if step.is_empty() {
+                step = self.step(true);
+            }
+            if step.is_empty() {
+                return;
+            }
+            self.found.extend(step);
+        }
+    }
+
+    fn step(&self, nullable: bool) -> BTreeMap<Oid, TableClass> {
+        self.owners()
+            .filter(|relation| !self.found.contains_key(&relation.oid))
+            .filter_map(|relation| {
+                let class = match self.declared.get(&relation.oid) {
+                    Some(TenantTable::Via(by)) => self.declared_via(relation.oid, by),
+                    _ => self.found_via(relation.oid, nullable),
+                };
+                class.map(|class| (relation.oid, class))
+            })
+            .collect()
+    }
+
+    fn depth_of(&self, oid: Oid) -> Option<usize> {
+        match self.found.get(&oid) {
+            Some(TableClass::Direct { .. }) => Some(0),
+            Some(TableClass::Via { depth, .. }) => Some(*depth),
+            _ => None,
+        }
+    }
+
+    /// Foreign keys of a table that lead to a tenant's table.
+    fn leading(&self, oid: Oid) -> Vec<(&'a ForeignKey, usize)> {
+        self.rows
+            .foreign_keys
+            .iter()
+            .filter(|key| key.child == oid && self.rows.root_of(key.parent) != oid)
+            .filter_map(|key| Some((key, self.depth_of(self.rows.root_of(key.parent))? + 1)))
+            .collect()
+    }
+
+    fn via(&self, key: &ForeignKey, depth: usize) -> Option<TableClass> {
+        hop(self.rows, key).map(|hop| TableClass::Via { hop, depth })
+    }
+
+    fn declared_via(&self, oid: Oid, by: &str) -> Option<TableClass> {
+        let named = |key: &ForeignKey| key.name == by || key.columns.as_slice() == [by.to_owned()];
+        if !self
+            .rows
+            .foreign_keys
+            .iter()
+            .any(|key| key.child == oid && named(key))
+        {
+            let reason =
+                format!("it is declared via {by}, but no foreign key has that column or name");
+            return Some(unclassified(reason, &["ignored"]));
+        }
+        let leading = self.leading(oid);
+        let (key, depth) = leading.iter().find(|(key, _)| named(key))?;
+        self.via(key, *depth)
+    }
+
+    fn is_nullable(&self, key: &ForeignKey) -> bool {
+        key.columns.iter().any(|name| {
+            self.rows
+                .column(key.child, name)
+                .is_none_or(|column| !column.not_null)
+        })
+    }
+
+    fn found_via(&self, oid: Oid, nullable: bool) -> Option<TableClass> {
+        let mut leading = self.leading(oid);
+        leading.retain(|(key, _)| self.is_nullable(key) == nullable);
+        let shortest = leading.iter().map(|(_, depth)| *depth).min()?;
+        leading.retain(|(_, depth)| *depth == shortest);
+        leading.dedup_by(|a, b| a.0.columns == b.0.columns && a.0.parent == b.0.parent);
+        let primary = self
+            .rows
+            .indexes
+            .iter()
+            .find(|index| index.relation == oid && index.primary);
+        let identifying = |key: &ForeignKey| {
+            primary.is_some_and(|index| key.columns.iter().all(|name| index.columns.contains(name)))
+        };
+        for owns in [
+            &identifying as &dyn Fn(&ForeignKey) -> bool,
+            &|key: &ForeignKey| key.cascade,
+        ] {
+            if leading.iter().filter(|(key, _)| owns(key)).count() == 1 {
+                leading.retain(|(key, _)| owns(key));
+            }
+        }
+        if let [(key, depth)] = leading.as_slice() {
+            return self.via(key, *depth);
+        }
+        let ways: Vec<String> = leading
+            .iter()
+            .filter_map(|(key, _)| {
+                let parent = &self.rows.relation(key.parent)?.name;
+                Some(format!("{} -> {parent}", key.columns.join(", ")))
+            })
+            .collect();
+        let choices = leading
+            .iter()
+            .map(|(key, _)| match key.columns.as_slice() {
+                [one] => format!("{{ via: {one} }}"),
+                _ => format!("{{ via: {} }}", key.name),
+            })
+            .collect();
+        let reason = format!(
+            "several foreign keys could say whose its rows are: {}",
+            ways.join("; ")
+        );
+        Some(TableClass::Unclassified { reason, choices })
+    }
+}

@@ -1,0 +1,429 @@
+//! Comparing the tenant's rows now with those at the target, inside the scratch database.
+//!
+//! Three tables for each table of the slice, in a schema that only the scratch database has: `then_N`
+//! (cut out there), `live_N` (copied from production in one read-only snapshot) and `change_N`, their
+//! difference. Rows are matched by key and compared by image, not by `=`: 1.0 is not 1.00. Rows of
+//! tables without a key are told apart by content and counted. Columns that did not exist at the target
+//! travel as text, only to be kept.
+
+use std::path::Path;
+
+use sqlx::postgres::PgConnection;
+
+use crate::TenantError;
+use crate::changes::{Counts, Direction, TableChanges};
+use crate::plan::{Mode, Sample, TablePlan};
+use crate::slice::{Ownership, SliceTable, numbered_record};
+use crate::sql::{self, literal};
+
+/// The schema in the scratch database.
+pub(crate) const SCHEMA: &str = "dr_tenant";
+/// Samples kept for each table.
+const SAMPLES: usize = 5;
+/// Characters of a value shown in a sample.
+const SAMPLE_VALUE_CHARACTERS: usize = 40;
+
+/// Makes the scratch database ready, dropping what an earlier comparison left.
+pub(crate) async fn begin(scratch: &mut PgConnection) -> Result<(), TenantError> {
+    sql::run(
+        scratch,
+        &format!("set client_min_messages = warning; drop schema if exists {SCHEMA} cascade; create schema {SCHEMA}"),
+        "preparing the scratch database",
+    )
+    .await
+}
+
+fn shape(table: &SliceTable, alias: &str) -> String {
+    table
+        .columns
+        .iter()
+        .enumerate()
+        .map(|(place, column)| {
+            if column.common {
+                format!(
+                    "{alias}.{}::{} as c{place}",
+                    sql::ident(&column.name),
+                    column.base_type
+                )
+            } else {
+                format!("null::text as c{place}")
+            }
+        })
+        .collect::<Vec<_>>()
+        .join(", ")
+}
+
+/// Cuts the tenant's rows out of the scratch database.
+pub(crate) async fn cut_then(
+    scratch: &mut PgConnection,
+    owner: &Ownership<'_>,
+    table: &SliceTable,
+) -> Result<(), TenantError> {
+    let (number, from, shape) = (table.number, table.from(), shape(table, "t"));
+    let condition = owner.condition(&table.class, "t");
+    sql::run(
+        scratch,
+        &format!(
+            "create unlogged table {SCHEMA}.then_{number} as select {shape} from {from} t where {condition}; \
+             create unlogged table {SCHEMA}.live_{number} as select {shape} from {from} t with no data"
+        ),
+        format!("cutting the tenant's rows of {} out of the state at the target", table.table),
+    )
+    .await
+}
+
+/// Copies the tenant's live rows beside them.
+pub(crate) async fn copy_live(
+    live: &mut PgConnection,
+    scratch: &mut PgConnection,
+    owner: &Ownership<'_>,
+    table: &SliceTable,
+) -> Result<(), TenantError> {
+    let query = format!(
+        "select {} from {} t where {}",
+        table.select_list("t"),
+        table.from(),
+        owner.condition(&table.class, "t")
+    );
+    let into = format!("{SCHEMA}.live_{}", table.number);
+    sql::copy_across(
+        live,
+        &query,
+        scratch,
+        &into,
+        &format!("the tenant's rows of {}", table.table),
+    )
+    .await
+}
+
+fn list(table: &SliceTable, each: impl Fn(usize) -> String) -> String {
+    (0..table.columns.len())
+        .map(each)
+        .collect::<Vec<_>>()
+        .join(", ")
+}
+
+fn is_common(table: &SliceTable, place: usize) -> bool {
+    table.columns.get(place).is_some_and(|column| column.common)
+}
+
+/// The difference as a query with the columns `op, o0…, n0…`.
+fn difference(table: &SliceTable) -> String {
+    let number = table.number;
+    let common = table.places(|column| column.common);
+    // What is kept or returns: columns unknown at the target keep their live value.
+    let new = list(table, |place| {
+        if is_common(table, place) {
+            format!("t.c{place} as n{place}")
+        } else {
+            format!("case when t.h then l.c{place} end as n{place}")
+        }
+    });
+    let old = list(table, |place| format!("l.c{place} as o{place}"));
+    if table.key.is_empty() {
+        let text = |alias: &str| format!("{}::text", numbered_record(alias, "c", &common));
+        let numbered = |name: &str| {
+            format!(
+                "(select true as h, s.*, {image} as image, row_number() over (partition by {image}) as copy \
+                 from {SCHEMA}.{name}_{number} s)",
+                image = text("s")
+            )
+        };
+        return format!(
+            "select case when l.h is null then 'I' else 'D' end as op, {old}, {new} \
+             from {} l full join {} t on l.image = t.image and l.copy = t.copy \
+             where l.h is null or t.h is null",
+            numbered("live"),
+            numbered("then")
+        );
+    }
+    let on = table
+        .key
+        .iter()
+        .map(|key| format!("l.c{p} {} t.c{p}", key.operator, p = key.place))
+        .collect::<Vec<_>>()
+        .join(" and ");
+    let differs = |places: &[usize]| {
+        if places.is_empty() {
+            return "false".to_owned();
+        }
+        let (l, t) = (
+            numbered_record("l", "c", places),
+            numbered_record("t", "c", places),
+        );
+        format!("({l}::record operator(pg_catalog.*<>) {t}::record and {l}::text <> {t}::text)")
+    };
+    let pinned = table.places(|column| column.common && column.pinned);
+    format!(
+        "select case when l.h is null then 'I' when t.h is null then 'D' when {} then 'R' else 'U' end as op, \
+         {old}, {new} from (select true as h, s.* from {SCHEMA}.live_{number} s) l \
+         full join (select true as h, s.* from {SCHEMA}.then_{number} s) t on {on} \
+         where l.h is null or t.h is null or {}",
+        differs(&pinned),
+        differs(&common)
+    )
+}
+
+/// Compares one table and keeps the difference in `change_N`.
+pub(crate) async fn compare(
+    scratch: &mut PgConnection,
+    table: SliceTable,
+    mode: Mode,
+) -> Result<(TableChanges, TablePlan), TenantError> {
+    let number = table.number;
+    let action = || format!("comparing the tenant's rows of {}", table.table);
+    let only = if mode == Mode::Missing {
+        " where op = 'I'"
+    } else {
+        ""
+    };
+    let create = format!(
+        "analyze {SCHEMA}.live_{number}; analyze {SCHEMA}.then_{number}; \
+         create unlogged table {SCHEMA}.change_{number} as select * from ({}) d{only}",
+        difference(&table)
+    );
+    sql::run(scratch, &create, action()).await?;
+    let counted = sql::rows(
+        scratch,
+        &format!(
+            "select count(*) filter (where op = 'I'), count(*) filter (where op = 'U'), \
+             count(*) filter (where op = 'R'), count(*) filter (where op = 'D'), \
+             (select count(*) from {SCHEMA}.live_{number}), (select count(*) from {SCHEMA}.then_{number}) \
+             from {SCHEMA}.change_{number}"
+        ),
+        action(),
+    )
+    .await?;
+    let row = counted
+        .first()
+        .ok_or_else(|| TenantError::format("a count", "no row"))?;
+    let at = |index| sql::column::<i64>(row, index).map(sql::count);
+    let counts = Counts {
+        insert: at(0)?,
+        update: at(1)?,
+        replace: at(2)?,
+        delete: at(3)?,
+    };
+    let (rows_now, rows_then) = (at(4)?, at(5)?);
+    let changed = changed_columns(scratch, &table).await?;
+    let samples = samples(scratch, &table).await?;
+    let plan = TablePlan {
+        table: table.table.to_string(),
+        class: table.class.describe(),
+        rows_now,
+        rows_then,
+        insert: counts.insert,
+        update: counts.update + counts.replace,
+        delete: counts.delete,
+        changed_columns: changed
+            .iter()
+            .map(|&place| table.name_at(place).to_owned())
+            .collect(),
+        samples,
+    };
+    let rows_after = rows_now + counts.insert - counts.delete.min(rows_now);
+    Ok((
+        TableChanges {
+            slice: table,
+            counts,
+            changed,
+            rows_before: rows_now,
+            rows_after,
+        },
+        plan,
+    ))
+}
+
+async fn changed_columns(
+    scratch: &mut PgConnection,
+    table: &SliceTable,
+) -> Result<Vec<usize>, TenantError> {
+    let common = table.places(|column| column.common);
+    if common.is_empty() {
+        return Ok(Vec::new());
+    }
+    let tests = common
+        .iter()
+        .map(|place| {
+            format!("coalesce(bool_or(o{place}::text is distinct from n{place}::text), false)")
+        })
+        .collect::<Vec<_>>()
+        .join(", ");
+    let query = format!(
+        "select array[{tests}] from {SCHEMA}.change_{} where op in ('U', 'R')",
+        table.number
+    );
+    let flags: Vec<bool> = sql::value(scratch, &query, "finding the changed columns").await?;
+    Ok(common
+        .into_iter()
+        .zip(flags)
+        .filter(|(_, changed)| *changed)
+        .map(|(place, _)| place)
+        .collect())
+}
+
+async fn samples(
+    scratch: &mut PgConnection,
+    table: &SliceTable,
+) -> Result<Vec<Sample>, TenantError> {
+    let key_places: Vec<usize> = if table.key.is_empty() {
+        (0..table.columns.len().min(3)).collect()
+    } else {
+        table.key.iter().map(|key| key.place).collect()
+    };
+    let short = |value: String| {
+        format!(
+            "left(regexp_replace(coalesce({value}::text, 'null'), '\\s+', ' ', 'g'), {SAMPLE_VALUE_CHARACTERS})"
+        )
+    };
+    let key = key_places
+        .iter()
+        .map(|&place| {
+            let value = short(format!(
+                "case when op = 'I' then n{place} else o{place} end"
+            ));
+            format!(
+                "{} || {value}",
+                literal(&format!("{}=", table.name_at(place)))
+            )
+        })
+        .collect::<Vec<_>>()
+        .join(", ");
+    let detail = table
+        .places(|column| column.common)
+        .into_iter()
+        .map(|place| {
+            format!(
+                "case when op in ('U', 'R') and o{place}::text is distinct from n{place}::text then {} || {} || ' -> ' || {} end",
+                literal(&format!("{}: ", table.name_at(place))),
+                short(format!("o{place}")),
+                short(format!("n{place}"))
+            )
+        })
+        .collect::<Vec<_>>()
+        .join(", ");
+    let query = format!(
+        "select case op when 'I' then 'insert' when 'D' then 'delete' else 'update' end, \
+         array_to_string(array[{key}], ', '), array_to_string(array[{detail}]::text[], ', ') \
+         from (select *, row_number() over (partition by op) as dr_place from {SCHEMA}.change_{}) c \
+         where dr_place <= {SAMPLES} order by dr_place, op limit {SAMPLES}",
+        table.number
+    );
+    let rows = sql::rows(
+        scratch,
+        &query,
+        format!("showing changes of {}", table.table),
+    )
+    .await?;
+    rows.iter()
+        .map(|row| {
+            Ok(Sample {
+                change: sql::column(row, 0)?,
+                key: sql::column(row, 1)?,
+                detail: sql::column(row, 2)?,
+            })
+        })
+        .collect()
+}
+
+/// Writes a table's difference to its file below `folder`.
+pub(crate) async fn spool(
+    scratch: &mut PgConnection,
+    changes: &TableChanges,
+    folder: &Path,
+) -> Result<(), TenantError> {
+    let query = format!(
+        "select {} from {SCHEMA}.change_{}",
+        changes.column_list(Direction::Forward),
+        changes.slice.number
+    );
+    let what = format!("the changes of {}", changes.slice.table);
+    sql::copy_to_file(scratch, &query, &folder.join(changes.file()), &what).await
+}
+
+/// What still differs from the target after the commit.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Remaining {
+    /// Rows that are not as they must be.
+    pub(crate) wrong: u64,
+    /// Rows that other transactions wrote since.
+    pub(crate) written_since: u64,
+    /// Rows compared.
+    pub(crate) rows: u64,
+}
+
+/// Reads the tenant's rows of a table again and compares them with the target. A row that differs and
+/// was written by a later transaction than ours (`xid`) is somebody's new work, not our fault.
+pub(crate) async fn compare_again(
+    live: &mut PgConnection,
+    scratch: &mut PgConnection,
+    owner: &Ownership<'_>,
+    table: &SliceTable,
+    xid: u32,
+    mode: Mode,
+) -> Result<Remaining, TenantError> {
+    let number = table.number;
+    let shape = shape(table, "t");
+    let make = format!(
+        "drop table if exists {SCHEMA}.after_{number}; create unlogged table {SCHEMA}.after_{number} as \
+         select {shape}, false as since from {} t with no data",
+        table.from()
+    );
+    let what = format!("the tenant's rows of {} once more", table.table);
+    sql::run(scratch, &make, format!("reading {what}")).await?;
+    let query = format!(
+        "select {}, pg_catalog.age(t.xmin) < pg_catalog.age('{xid}'::pg_catalog.xid) from {} t where {}",
+        table.select_list("t"),
+        table.from(),
+        owner.condition(&table.class, "t")
+    );
+    sql::copy_across(
+        live,
+        &query,
+        scratch,
+        &format!("{SCHEMA}.after_{number}"),
+        &what,
+    )
+    .await?;
+    let common = table.places(|column| column.common);
+    let image = |alias: &str| format!("{}::text", numbered_record(alias, "c", &common));
+    let numbered = |name: &str| {
+        format!(
+            "(select true as h, s.*, {image} as image, row_number() over (partition by {image}) as copy \
+             from {SCHEMA}.{name}_{number} s)",
+            image = image("s")
+        )
+    };
+    let rewritten = if table.key.is_empty() {
+        "false".to_owned()
+    } else {
+        let on = table
+            .key
+            .iter()
+            .map(|key| format!("x.c{p} {} t.c{p}", key.operator, p = key.place));
+        let on = on.collect::<Vec<_>>().join(" and ");
+        format!("exists (select from {SCHEMA}.after_{number} x where x.since and {on})")
+    };
+    // In mode `missing` more rows than at the target are as they must be, and rows keep later changes.
+    let wrong = match mode {
+        Mode::Missing => "false".to_owned(),
+        _ => format!("(a.h is null and not {rewritten}) or (t.h is null and not a.since)"),
+    };
+    let compared = format!(
+        "select count(*) filter (where {wrong}), \
+           count(*) filter (where a.since and t.h is null), count(*) filter (where a.h) \
+         from {} a full join {} t on a.image = t.image and a.copy = t.copy",
+        numbered("after"),
+        numbered("then")
+    );
+    let rows = sql::rows(scratch, &compared, format!("comparing {what}")).await?;
+    let row = rows
+        .first()
+        .ok_or_else(|| TenantError::format("a count", "no row"))?;
+    let at = |index| sql::column::<i64>(row, index).map(sql::count);
+    Ok(Remaining {
+        wrong: at(0)?,
+        written_since: at(1)?,
+        rows: at(2)?,
+    })
+}

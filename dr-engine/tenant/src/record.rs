@@ -1,0 +1,155 @@
+//! What the repository keeps of a tenant restore: a record written before the commit, which names the
+//! transaction and the restore point with the former state, and a second one with the outcome. Both are
+//! write-once. A record without an outcome is a restore that was interrupted; the server knows what became
+//! of its transaction.
+
+use chrono::{DateTime, Utc};
+use dr_installation::Installation;
+use dr_model::{RestorePointId, SystemId, TenantRestoreId, WorkloadName};
+use dr_store::Repository;
+use serde::{Deserialize, Serialize};
+
+use crate::{Mode, Purpose, Tenant, TenantError, TenantRestoreReport};
+
+/// The kind of both records.
+const KIND: &str = "tenant-restore";
+const VERSION: u32 = 1;
+
+/// Written before the commit.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Record {
+    pub(crate) version: u32,
+    pub(crate) id: TenantRestoreId,
+    pub(crate) workload: WorkloadName,
+    pub(crate) tenant: Tenant,
+    pub(crate) mode: Mode,
+    pub(crate) purpose: Purpose,
+    pub(crate) started: DateTime<Utc>,
+    pub(crate) system_id: SystemId,
+    /// The transaction; `None` when only folders are put back.
+    pub(crate) transaction: Option<String>,
+    /// Holds the former state.
+    pub(crate) point: RestorePointId,
+}
+
+/// What became of a restore.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Outcome {
+    Committed,
+    RolledBack,
+    Unknown,
+}
+
+/// Written at the end.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Ending {
+    pub(crate) version: u32,
+    pub(crate) id: TenantRestoreId,
+    pub(crate) outcome: Outcome,
+    pub(crate) report: Option<TenantRestoreReport>,
+    pub(crate) error: Option<String>,
+}
+
+fn ending_name(id: &TenantRestoreId) -> String {
+    format!("{id}.outcome")
+}
+
+fn put<T: Serialize>(repository: &Repository, name: &str, value: &T) -> Result<(), TenantError> {
+    let body = serde_json::to_vec_pretty(value)
+        .map_err(|error| TenantError::format("a tenant restore's record", error))?;
+    repository
+        .put_record(KIND, name, &body)
+        .map_err(|source| TenantError::Store {
+            action: format!("storing the record {name}"),
+            source,
+        })
+}
+
+fn get<T: serde::de::DeserializeOwned>(
+    repository: &Repository,
+    name: &str,
+) -> Result<Option<T>, TenantError> {
+    let body = repository
+        .get_record(KIND, name)
+        .map_err(|source| TenantError::Store {
+            action: format!("reading the record {name}"),
+            source,
+        })?;
+    body.map(|body| serde_json::from_slice(&body).map_err(|e| TenantError::format(name, e)))
+        .transpose()
+}
+
+impl Record {
+    pub(crate) const VERSION: u32 = VERSION;
+
+    /// Durable on return. Blocks.
+    pub(crate) fn store(&self, repository: &Repository) -> Result<(), TenantError> {
+        put(repository, self.id.as_str(), self)
+    }
+}
+
+impl Ending {
+    pub(crate) fn new(id: &TenantRestoreId, outcome: Outcome) -> Self {
+        Self {
+            version: VERSION,
+            id: id.clone(),
+            outcome,
+            report: None,
+            error: None,
+        }
+    }
+
+    /// Durable on return. Blocks.
+    pub(crate) fn store(&self, repository: &Repository) -> Result<(), TenantError> {
+        put(repository, &ending_name(&self.id), self)
+    }
+
+    /// Blocks.
+    pub(crate) fn read(
+        repository: &Repository,
+        id: &TenantRestoreId,
+    ) -> Result<Option<Self>, TenantError> {
+        get(repository, &ending_name(id))
+    }
+}
+
+/// Finds a tenant restore in any repository. Blocks.
+pub(crate) fn find(
+    installation: &Installation,
+    id: &TenantRestoreId,
+) -> Result<(Repository, Record), TenantError> {
+    for (_, repository) in installation.all_repositories()? {
+        if let Some(record) = get::<Record>(&repository, id.as_str())? {
+            return Ok((repository, record));
+        }
+    }
+    Err(TenantError::UnknownRestore(id.clone()))
+}
+
+/// The committed undo that took `id` back and was not itself taken back. Blocks.
+pub(crate) fn undone_by(
+    repository: &Repository,
+    id: &TenantRestoreId,
+) -> Result<Option<TenantRestoreId>, TenantError> {
+    let names = repository
+        .list_records(KIND)
+        .map_err(|source| TenantError::Store {
+            action: "listing tenant restores".to_owned(),
+            source,
+        })?;
+    for name in names.iter().filter(|name| !name.ends_with(".outcome")) {
+        let Some(record) = get::<Record>(repository, name)? else {
+            continue;
+        };
+        if !matches!(&record.purpose, Purpose::Undo { of } if of == id) {
+            continue;
+        }
+        let committed =
+            Ending::read(repository, &record.id)?.is_some_and(|e| e.outcome == Outcome::Committed);
+        if committed && undone_by(repository, &record.id)?.is_none() {
+            return Ok(Some(record.id));
+        }
+    }
+    Ok(None)
+}

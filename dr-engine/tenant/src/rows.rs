@@ -1,0 +1,428 @@
+//! The row side from end to end, between two servers: compare, write, commit, look again. It knows
+//! databases and folders, not the repository: what must be durable before the commit is handed out.
+
+use std::future::Future;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use chrono::{DateTime, Utc};
+use dr_config::TenancyConfig;
+use dr_model::{Lsn, Progress, TenantRestoreId, WorkloadName};
+use dr_sources::postgres::ConnectOptions;
+use sqlx::Connection;
+use sqlx::postgres::PgConnection;
+use tokio_util::sync::CancellationToken;
+
+use crate::apply::{self, Written};
+use crate::catalog::CatalogRows;
+use crate::changes::{ChangeSet, Direction, VERSION};
+use crate::classify::classify;
+use crate::map::TenancyMap;
+use crate::plan::{Mode, TablePlan, Tenant};
+use crate::report::{ProofLine, ProofOutcome};
+use crate::slice::{Ownership, Sliced, slice};
+use crate::wal_count::{self, Stretch};
+use crate::{TenantError, conflicts, diff, sql};
+
+/// How long the outcome of a commit is asked for after the connection was lost.
+const OUTCOME_PATIENCE: Duration = Duration::from_secs(30);
+/// Pause between two questions.
+const OUTCOME_PAUSE: Duration = Duration::from_millis(200);
+
+/// Opens a session of this crate: see [`sql::SESSION`].
+pub(crate) async fn session(
+    options: &ConnectOptions,
+    place: &str,
+) -> Result<PgConnection, TenantError> {
+    let mut connection = dr_sources::postgres::connect(options)
+        .await
+        .map_err(|source| TenantError::Connect {
+            place: place.to_owned(),
+            source,
+        })?;
+    sql::run(&mut connection, sql::SESSION, "preparing the session").await?;
+    Ok(connection)
+}
+
+/// Reads the tenancy map of a database.
+pub(crate) async fn map(
+    live: &mut PgConnection,
+    workload: &WorkloadName,
+    tenancy: &TenancyConfig,
+) -> Result<TenancyMap, TenantError> {
+    let rows = CatalogRows::read(live).await?;
+    let database: String = sql::value(
+        live,
+        "select current_database()::text",
+        "asking for the database's name",
+    )
+    .await?;
+    let (tables, unknown) = classify(&rows, tenancy);
+    if unknown.is_empty() {
+        Ok(TenancyMap {
+            workload: workload.clone(),
+            database,
+            tables,
+        })
+    } else {
+        Err(TenantError::Refused(unknown))
+    }
+}
+
+/// The map, if every table has a class.
+pub(crate) fn complete(map: TenancyMap) -> Result<TenancyMap, TenantError> {
+    let tables: Vec<String> = map
+        .unclassified()
+        .map(|(mapped, reason)| format!("{} ({reason})", mapped.table))
+        .collect();
+    match map.yaml() {
+        Some(yaml) => Err(TenantError::Unclassified {
+            workload: map.workload,
+            tables,
+            yaml,
+        }),
+        None => Ok(map),
+    }
+}
+
+/// What a comparison found.
+#[derive(Debug)]
+pub(crate) struct Compared {
+    pub(crate) set: ChangeSet,
+    pub(crate) plans: Vec<TablePlan>,
+    pub(crate) warnings: Vec<String>,
+    pub(crate) refused: Vec<String>,
+    pub(crate) live_read_at: DateTime<Utc>,
+}
+
+/// What is compared.
+#[derive(Debug, Clone)]
+pub(crate) struct Subject<'a> {
+    pub(crate) live: &'a ConnectOptions,
+    pub(crate) scratch: &'a ConnectOptions,
+    pub(crate) map: &'a TenancyMap,
+    pub(crate) tenant: &'a Tenant,
+    pub(crate) mode: Mode,
+}
+
+impl Subject<'_> {
+    fn owner(&self) -> Ownership<'_> {
+        Ownership {
+            map: self.map,
+            tenant_id: &self.tenant.id,
+        }
+    }
+}
+
+/// Compares the tenant's rows on both servers and spools the difference below `folder`. Production is
+/// read in one read-only snapshot.
+pub(crate) async fn compare(
+    subject: &Subject<'_>,
+    restore: &TenantRestoreId,
+    folder: &Path,
+    now: DateTime<Utc>,
+    progress: &dyn Progress,
+    cancel: &CancellationToken,
+) -> Result<Compared, TenantError> {
+    let mut scratch = session(subject.scratch, "the scratch instance").await?;
+    let mut live = session(subject.live, "the live database").await?;
+    diff::begin(&mut scratch).await?;
+    let begin = "begin isolation level repeatable read read only";
+    sql::run(&mut live, begin, "beginning to read the live database").await?;
+    let rows = CatalogRows::read(&mut live).await?;
+    let then = CatalogRows::read(&mut scratch).await?;
+    let Sliced {
+        tables,
+        mut warnings,
+        mut refused,
+    } = slice(subject.map, &rows, &then);
+    let owner = subject.owner();
+    let spool = folder.join("db");
+    recreate(&spool)?;
+    let (mut changes, mut plans) = (Vec::new(), Vec::new());
+    for table in tables {
+        if cancel.is_cancelled() {
+            return Err(TenantError::Cancelled);
+        }
+        progress.note(&format!("comparing {}", table.table));
+        diff::cut_then(&mut scratch, &owner, &table).await?;
+        diff::copy_live(&mut live, &mut scratch, &owner, &table).await?;
+        let (found, plan) = diff::compare(&mut scratch, table, subject.mode).await?;
+        if found.counts.total() > 0 {
+            diff::spool(&mut scratch, &found, folder).await?;
+        }
+        if found.counts.insert > 0 {
+            conflicts::taken(&mut live, &mut scratch, &owner, &found, &mut refused).await?;
+        }
+        changes.push(found);
+        plans.push(plan);
+    }
+    sql::run(&mut live, "commit", "reading the live database").await?;
+    conflicts::surroundings(&rows, &changes, &mut warnings, &mut refused);
+    close(live).await;
+    close(scratch).await;
+    let set = ChangeSet {
+        version: VERSION,
+        restore: restore.clone(),
+        workload: subject.map.workload.clone(),
+        tenant: subject.tenant.clone(),
+        mode: subject.mode,
+        tables: changes,
+        folders: Vec::new(),
+    };
+    Ok(Compared {
+        set,
+        plans,
+        warnings,
+        refused,
+        live_read_at: now,
+    })
+}
+
+/// An empty folder.
+pub(crate) fn recreate(folder: &Path) -> Result<(), TenantError> {
+    match std::fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(TenantError::file("remove", folder)(error));
+        }
+        _ => {}
+    }
+    std::fs::create_dir_all(folder).map_err(TenantError::file("create", folder))
+}
+
+/// Ends a session politely; a session that is gone already has ended too.
+pub(crate) async fn close(connection: PgConnection) {
+    if let Err(error) = connection.close().await {
+        tracing::debug!(%error, "a session had ended already");
+    }
+}
+
+/// A committed transaction.
+#[derive(Debug)]
+pub(crate) struct Committed {
+    pub(crate) written: Written,
+    pub(crate) from: Lsn,
+    pub(crate) to: Lsn,
+}
+
+/// Where a transaction's before-images go.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Folders<'a> {
+    /// The spooled changes.
+    pub(crate) spool: &'a Path,
+    /// To be filled with what was found and written, and then stored.
+    pub(crate) save: &'a Path,
+}
+
+/// Carries a change set out in one transaction. `store` gets the transaction's id when the former rows
+/// are in `folders.save`, and must have made them durable when it returns; only then is committed.
+pub(crate) async fn write<Store, Stored>(
+    live_options: &ConnectOptions,
+    owner: &Ownership<'_>,
+    set: &ChangeSet,
+    folders: Folders<'_>,
+    direction: Direction,
+    store: Store,
+) -> Result<Committed, TenantError>
+where
+    Store: FnOnce(u64) -> Stored,
+    Stored: Future<Output = Result<(), TenantError>>,
+{
+    let mut live = session(live_options, "the live database").await?;
+    let rows = CatalogRows::read(&mut live).await?;
+    let from = insert_position(&mut live).await?;
+    let prepared = async {
+        let written = apply::write(&mut live, &rows, owner, set, folders.spool, direction).await?;
+        apply::save(&mut live, set, folders.save).await?;
+        store(written.xid).await?;
+        Ok(written)
+    };
+    let written = match prepared.await {
+        Ok(written) => written,
+        Err(error) => {
+            // Ending the session would roll back as well; this way it has happened when we return.
+            if let Err(rollback) = sql::run(&mut live, "rollback", "rolling back").await {
+                tracing::debug!(error = %rollback, "the session ended before the rollback");
+            }
+            close(live).await;
+            return Err(error);
+        }
+    };
+    commit(live, live_options, &written, &set.restore).await?;
+    let mut live = session(live_options, "the live database").await?;
+    let to = flush_position(&mut live).await?;
+    close(live).await;
+    Ok(Committed { written, from, to })
+}
+
+async fn insert_position(live: &mut PgConnection) -> Result<Lsn, TenantError> {
+    let text: String = sql::value(
+        live,
+        "select pg_current_wal_insert_lsn()::text",
+        "asking for the WAL position",
+    )
+    .await?;
+    text.parse()
+        .map_err(|error| TenantError::format("a WAL position", error))
+}
+
+async fn flush_position(live: &mut PgConnection) -> Result<Lsn, TenantError> {
+    let text: String = sql::value(
+        live,
+        "select pg_current_wal_flush_lsn()::text",
+        "asking for the WAL position",
+    )
+    .await?;
+    text.parse()
+        .map_err(|error| TenantError::format("a WAL position", error))
+}
+
+/// Commits; when the connection is lost over it, asks the server what became of the transaction.
+async fn commit(
+    mut live: PgConnection,
+    options: &ConnectOptions,
+    written: &Written,
+    restore: &TenantRestoreId,
+) -> Result<(), TenantError> {
+    let Err(error) = sql::run(&mut live, "commit", "committing").await else {
+        close(live).await;
+        return Ok(());
+    };
+    let answered =
+        matches!(&error, TenantError::Sql { source, .. } if source.as_database_error().is_some());
+    drop(live);
+    match outcome(options, written.xid).await {
+        Some(status) if status == "committed" => Ok(()),
+        Some(_) => Err(error),
+        None if answered => Err(error),
+        None => Err(TenantError::OutcomeUnknown {
+            xid: written.xid.to_string(),
+            id: restore.clone(),
+        }),
+    }
+}
+
+/// `committed`, `aborted`, or `None` when nobody knows.
+pub(crate) async fn outcome(options: &ConnectOptions, xid: u64) -> Option<String> {
+    let deadline = Instant::now() + OUTCOME_PATIENCE;
+    let query = format!("select pg_xact_status('{xid}'::xid8)");
+    loop {
+        if let Ok(mut live) = session(options, "the live database").await
+            && let Ok(status) =
+                sql::value::<Option<String>>(&mut live, &query, "asking for the outcome").await
+            && status.as_deref() != Some("in progress")
+        {
+            return status;
+        }
+        if Instant::now() >= deadline {
+            return None;
+        }
+        tokio::time::sleep(OUTCOME_PAUSE).await;
+    }
+}
+
+/// What is looked at again after the commit: the tenant's rows against the slice at the target, and the
+/// WAL against the counters.
+pub(crate) async fn look_again(
+    subject: &Subject<'_>,
+    set: &ChangeSet,
+    committed: &Committed,
+) -> Result<ProofLine, TenantError> {
+    let mut live = session(subject.live, "the live database").await?;
+    let mut scratch = session(subject.scratch, "the scratch instance").await?;
+    let begin = "begin isolation level repeatable read read only";
+    sql::run(&mut live, begin, "reading the live database again").await?;
+    let owner = subject.owner();
+    let xid = u32::try_from(committed.written.xid & 0xFFFF_FFFF).unwrap_or(0);
+    let (mut rows, mut since, mut wrong) = (0, 0, Vec::new());
+    for changes in &set.tables {
+        let slice = &changes.slice;
+        let remaining =
+            diff::compare_again(&mut live, &mut scratch, &owner, slice, xid, subject.mode).await?;
+        rows += remaining.rows;
+        since += remaining.written_since;
+        if remaining.wrong > 0 {
+            wrong.push(format!("{}: {}", slice.table, remaining.wrong));
+        }
+    }
+    close(live).await;
+    close(scratch).await;
+    let mut detail = format!("{rows} rows in {} tables read again", set.tables.len());
+    if since > 0 {
+        detail.push_str(&format!(", {since} written since by others left out"));
+    }
+    if !wrong.is_empty() {
+        detail = format!("rows that differ: {}", wrong.join(", "));
+    }
+    Ok(ProofLine {
+        what: "the tenant's rows are as they were at the target".to_owned(),
+        outcome: if wrong.is_empty() {
+            ProofOutcome::Agrees
+        } else {
+            ProofOutcome::Differs
+        },
+        detail,
+    })
+}
+
+/// What was shown before the commit, as lines of the report.
+pub(crate) fn shown(committed: &Committed) -> Vec<ProofLine> {
+    let agrees = |what: &str, detail: String| ProofLine {
+        what: what.to_owned(),
+        outcome: ProofOutcome::Agrees,
+        detail,
+    };
+    let counted = &committed.written.counted;
+    let total: u64 = counted.values().flatten().sum();
+    vec![
+        agrees(
+            "PostgreSQL counted the planned rows in every table and none elsewhere",
+            format!("{total} row changes in {} tables", counted.len()),
+        ),
+        agrees(
+            "every row written was returned as this tenant's",
+            format!("{total} rows, in transaction {}", committed.written.xid),
+        ),
+        agrees(
+            "foreign keys and deferrable constraints hold for what was written",
+            format!("{} checks, both directions", committed.written.checked),
+        ),
+    ]
+}
+
+/// Compares the WAL of the transaction with what was counted.
+pub(crate) async fn wal_agrees(
+    live_options: &ConnectOptions,
+    data_directory: &Path,
+    bin_directory: Option<&Path>,
+    committed: &Committed,
+) -> Result<ProofLine, TenantError> {
+    let mut live = session(live_options, "the live database").await?;
+    let identity = dr_sources::postgres::identify(&mut live)
+        .await
+        .map_err(|source| TenantError::Connect {
+            place: "the live database".to_owned(),
+            source,
+        })?;
+    let bin = dr_sources::postgres::tools::bin_directory(bin_directory, identity.major_version());
+    let line = match bin {
+        Ok(bin_directory) => {
+            let stretch = Stretch {
+                data_directory: data_directory.to_owned(),
+                bin_directory,
+                timeline: identity.timeline,
+                from: committed.from,
+                to: committed.to,
+            };
+            let rows = CatalogRows::read(&mut live).await?;
+            let counted = &committed.written.counted;
+            wal_count::agree(&mut live, &rows, stretch, committed.written.xid, counted).await
+        }
+        Err(error) => wal_count::line(ProofOutcome::NotMeasured, error.to_string()),
+    };
+    close(live).await;
+    Ok(line)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,460 @@
+//! A tenant's rows of one table, as SQL: which columns, by what key, under which condition.
+//!
+//! The order of tables is by steps from the tenant column, so that a parent is written before and
+//! deleted after the rows that belong to the tenant through it. The condition that says whose a row is
+//! stands in every statement that reads or writes one.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use crate::catalog::{CatalogRows, Oid};
+use crate::fault;
+use crate::map::{TableClass, TableName, TenancyMap};
+use crate::sql::{ident, literal, table};
+
+/// A column of a sliced table. Generated columns are not among them: PostgreSQL fills them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SliceColumn {
+    pub(crate) name: String,
+    pub(crate) base_type: String,
+    /// It existed at the target with the same type. Others keep what they have, or get their default.
+    pub(crate) common: bool,
+    /// A change of it is written as delete and insert: columns of unique and exclusion indexes (two rows
+    /// may swap values), the partition key, GENERATED ALWAYS identities, and the way to the tenant.
+    pub(crate) pinned: bool,
+    /// GENERATED ALWAYS identity: no UPDATE may set it.
+    pub(crate) identity_always: bool,
+}
+
+/// A column of the key that rows are matched by.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct KeyColumn {
+    /// Its place among the columns, from 0.
+    pub(crate) place: usize,
+    /// The equality operator, qualified.
+    pub(crate) operator: String,
+}
+
+/// One table of the tenant's slice.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SliceTable {
+    /// Its number in all names made for it.
+    pub(crate) number: usize,
+    pub(crate) table: TableName,
+    pub(crate) class: TableClass,
+    /// Steps to the tenant column.
+    pub(crate) depth: usize,
+    pub(crate) partitioned: bool,
+    pub(crate) columns: Vec<SliceColumn>,
+    /// Empty: rows are told apart by their whole content only.
+    pub(crate) key: Vec<KeyColumn>,
+}
+
+/// How rows are told to be the tenant's.
+#[derive(Debug, Clone)]
+pub(crate) struct Ownership<'a> {
+    pub(crate) map: &'a TenancyMap,
+    pub(crate) tenant_id: &'a str,
+}
+
+impl Ownership<'_> {
+    fn class_of(&self, name: &TableName) -> Option<&TableClass> {
+        self.map
+            .tables
+            .iter()
+            .find(|mapped| mapped.table == *name)
+            .map(|mapped| &mapped.class)
+    }
+
+    /// An SQL condition on `alias`, a row of a table of class `class`.
+    pub(crate) fn condition(&self, class: &TableClass, alias: &str) -> String {
+        if fault::is("drop-tenant-condition") {
+            return "true".to_owned();
+        }
+        self.follow(
+            class,
+            alias,
+            1,
+            &|column, column_type, alias| {
+                format!(
+                    "{alias}.{} = {}::{column_type}",
+                    ident(column),
+                    literal(self.tenant_id)
+                )
+            },
+            &|from, on, inner| format!("exists (select from {from} where {on} and {inner})"),
+        )
+    }
+
+    /// An SQL expression for the tenant's id as text of `alias`, a row of a table of class `class`.
+    pub(crate) fn tenant_of(&self, class: &TableClass, alias: &str) -> String {
+        self.follow(
+            class,
+            alias,
+            1,
+            &|column, _, alias| format!("{alias}.{}::text", ident(column)),
+            &|from, on, inner| format!("(select {inner} from {from} where {on})"),
+        )
+    }
+
+    fn follow(
+        &self,
+        class: &TableClass,
+        alias: &str,
+        level: usize,
+        leaf: &dyn Fn(&str, &str, &str) -> String,
+        step: &dyn Fn(&str, &str, &str) -> String,
+    ) -> String {
+        match class {
+            TableClass::Direct {
+                column,
+                column_type,
+            } => leaf(column, column_type, alias),
+            TableClass::Via { hop, .. } => {
+                let next = format!("dr_p{level}");
+                let from = format!("{} {next}", table(&hop.parent));
+                let on = join(
+                    &hop.parent_columns,
+                    &next,
+                    &hop.operators,
+                    &hop.columns,
+                    alias,
+                );
+                let inner = self.class_of(&hop.parent).map_or_else(
+                    || "null".to_owned(),
+                    |class| self.follow(class, &next, level + 1, leaf, step),
+                );
+                step(&from, &on, &inner)
+            }
+            _ => "null".to_owned(),
+        }
+    }
+}
+
+/// `left.a op right.b and …`.
+pub(crate) fn join(
+    left: &[String],
+    left_alias: &str,
+    operators: &[String],
+    right: &[String],
+    right_alias: &str,
+) -> String {
+    left.iter()
+        .zip(right)
+        .enumerate()
+        .map(|(place, (a, b))| {
+            let operator = operators.get(place).map_or("=", String::as_str);
+            format!(
+                "{left_alias}.{} {operator} {right_alias}.{}",
+                ident(a),
+                ident(b)
+            )
+        })
+        .collect::<Vec<_>>()
+        .join(" and ")
+}
+
+impl SliceTable {
+    /// The table as it stands in FROM: without children that inherit from it, with its partitions.
+    pub(crate) fn from(&self) -> String {
+        if self.partitioned {
+            table(&self.table)
+        } else {
+            format!("only {}", table(&self.table))
+        }
+    }
+
+    /// Places of the columns for which `which` holds.
+    pub(crate) fn places(&self, which: impl Fn(&SliceColumn) -> bool) -> Vec<usize> {
+        (0..self.columns.len())
+            .filter(|&place| self.columns.get(place).is_some_and(&which))
+            .collect()
+    }
+
+    pub(crate) fn name_at(&self, place: usize) -> &str {
+        self.columns
+            .get(place)
+            .map_or("", |column| column.name.as_str())
+    }
+
+    /// The place of a column among the sliced ones.
+    pub(crate) fn place_of(&self, name: &str) -> Option<usize> {
+        self.columns.iter().position(|column| column.name == name)
+    }
+
+    /// `t."a", t."b"` in the order of columns.
+    pub(crate) fn select_list(&self, alias: &str) -> String {
+        self.columns
+            .iter()
+            .map(|column| format!("{alias}.{}", ident(&column.name)))
+            .collect::<Vec<_>>()
+            .join(", ")
+    }
+
+    /// The row of the given places, as a record of the table's own columns with domains resolved.
+    pub(crate) fn own_record(&self, alias: &str, places: &[usize]) -> String {
+        // Records of a domain and of its base type cannot be compared.
+        let columns: Vec<String> = places
+            .iter()
+            .filter_map(|&place| self.columns.get(place))
+            .map(|column| format!("{alias}.{}::{}", ident(&column.name), column.base_type))
+            .collect();
+        format!("row({})", columns.join(", "))
+    }
+
+    /// `t."k" = c.o1 and …` on the key; `side` is `o` or `n`.
+    pub(crate) fn key_matches(&self, alias: &str, change: &str, side: &str) -> String {
+        self.key
+            .iter()
+            .map(|key| {
+                format!(
+                    "{alias}.{} {} {change}.{side}{}",
+                    ident(self.name_at(key.place)),
+                    key.operator,
+                    key.place
+                )
+            })
+            .collect::<Vec<_>>()
+            .join(" and ")
+    }
+}
+
+/// A record of numbered columns: `row(c.o0, c.o2)`.
+pub(crate) fn numbered_record(alias: &str, side: &str, places: &[usize]) -> String {
+    let columns: Vec<String> = places
+        .iter()
+        .map(|place| format!("{alias}.{side}{place}"))
+        .collect();
+    format!("row({})", columns.join(", "))
+}
+
+/// Whether two records hold the same values: by image, or (one value can have several images, an
+/// array with or without a null bitmap) by the text that COPY carries.
+pub(crate) fn same(left: &str, right: &str) -> String {
+    format!(
+        "({left}::record operator(pg_catalog.*=) {right}::record or {left}::text = {right}::text)"
+    )
+}
+
+/// What slicing found besides the tables.
+#[derive(Debug, Default)]
+pub(crate) struct Sliced {
+    pub(crate) tables: Vec<SliceTable>,
+    pub(crate) warnings: Vec<String>,
+    pub(crate) refused: Vec<String>,
+}
+
+/// Decides which tables and columns make up a tenant's slice, from the map and both servers' catalogs.
+pub(crate) fn slice(map: &TenancyMap, live: &CatalogRows, then: &CatalogRows) -> Sliced {
+    let mut sliced = Sliced::default();
+    for mapped in &map.tables {
+        let depth = match &mapped.class {
+            TableClass::Direct { .. } => 0,
+            TableClass::Via { depth, .. } => *depth,
+            _ => continue,
+        };
+        if depth > 0 && fault::is("skip-hop") {
+            continue;
+        }
+        let Some(relation) = live.by_name(&mapped.table) else {
+            continue;
+        };
+        let Some(former) = then
+            .by_name(&mapped.table)
+            .filter(|r| matches!(r.kind, 'r' | 'p'))
+        else {
+            sliced.warnings.push(format!(
+                "{} was made after the target: its rows are left as they are",
+                mapped.table
+            ));
+            continue;
+        };
+        if former.persistence != 'p' {
+            sliced
+                .refused
+                .push(format!("{} was not permanent at the target", mapped.table));
+            continue;
+        }
+        let columns = columns(
+            mapped.table.to_string(),
+            live,
+            relation.oid,
+            then,
+            former.oid,
+            &mut sliced,
+        );
+        let mut table = SliceTable {
+            number: sliced.tables.len(),
+            table: mapped.table.clone(),
+            class: mapped.class.clone(),
+            depth,
+            partitioned: relation.kind == 'p',
+            columns,
+            key: Vec::new(),
+        };
+        table.key = key(live, relation.oid, &table);
+        pin(live, relation.oid, &mut table);
+        ownership_existed(&table, &mut sliced);
+        sliced.tables.push(table);
+    }
+    gone(map, live, then, &mut sliced);
+    sliced
+        .tables
+        .sort_by_key(|table| (table.depth, table.number));
+    sliced
+}
+
+fn columns(
+    name: String,
+    live: &CatalogRows,
+    live_oid: Oid,
+    then: &CatalogRows,
+    then_oid: Oid,
+    sliced: &mut Sliced,
+) -> Vec<SliceColumn> {
+    let mut columns = Vec::new();
+    for column in live.columns_of(live_oid).filter(|column| !column.generated) {
+        let former = then.column(then_oid, &column.name);
+        match former {
+            Some(former) if former.type_text != column.type_text => sliced.refused.push(format!(
+                "{name}.{} was {} at the target and is {} now",
+                column.name, former.type_text, column.type_text
+            )),
+            None => sliced.warnings.push(format!(
+                "{name}.{} was added after the target: rows keep what they have, returning rows get its default",
+                column.name
+            )),
+            Some(_) => {}
+        }
+        columns.push(SliceColumn {
+            name: column.name.clone(),
+            base_type: column.base_type.clone(),
+            common: former
+                .is_some_and(|former| !former.generated && former.type_text == column.type_text),
+            pinned: column.identity_always,
+            identity_always: column.identity_always,
+        });
+    }
+    for former in then.columns_of(then_oid) {
+        if live.column(live_oid, &former.name).is_none() {
+            sliced.warnings.push(format!(
+                "{name}.{} was dropped after the target: its values do not return",
+                former.name
+            ));
+        }
+    }
+    columns
+}
+
+/// The primary key, else a unique index without nulls, whose columns existed at the target.
+fn key(live: &CatalogRows, oid: Oid, table: &SliceTable) -> Vec<KeyColumn> {
+    let usable = |name: &String| {
+        let not_null = live.column(oid, name).is_some_and(|column| column.not_null);
+        let place = table.place_of(name)?;
+        let common = table.columns.get(place).is_some_and(|column| column.common);
+        (not_null && common).then_some(place)
+    };
+    live.indexes
+        .iter()
+        .filter(|index| {
+            index.relation == oid && !index.partial && !index.expression && !index.exclusion
+        })
+        .filter(|index| index.operators.len() == index.columns.len() && !index.columns.is_empty())
+        .filter_map(|index| {
+            let places: Option<Vec<usize>> = index.columns.iter().map(usable).collect();
+            Some((index, places?))
+        })
+        // Immediate before deferrable, the primary key before others (the order they were read in).
+        .min_by_key(|(index, _)| (!index.immediate, !index.primary))
+        .map(|(index, places)| {
+            places
+                .into_iter()
+                .zip(&index.operators)
+                .map(|(place, operator)| KeyColumn {
+                    place,
+                    operator: operator.clone(),
+                })
+                .collect()
+        })
+        .unwrap_or_default()
+}
+
+fn pin(live: &CatalogRows, oid: Oid, table: &mut SliceTable) {
+    let family = live.family(oid);
+    let mut pinned: BTreeSet<&str> = BTreeSet::new();
+    for index in live
+        .indexes
+        .iter()
+        .filter(|index| family.contains(&index.relation))
+    {
+        pinned.extend(
+            index
+                .columns
+                .iter()
+                .chain(&index.depends)
+                .map(String::as_str),
+        );
+    }
+    for relation in live
+        .relations
+        .iter()
+        .filter(|relation| family.contains(&relation.oid))
+    {
+        pinned.extend(relation.partition_columns.iter().map(String::as_str));
+    }
+    if let TableClass::Via { hop, .. } = &table.class {
+        pinned.extend(hop.columns.iter().map(String::as_str));
+    }
+    for column in &mut table.columns {
+        column.pinned |= pinned.contains(column.name.as_str());
+    }
+}
+
+/// The columns that say whose a row is must have existed at the target.
+fn ownership_existed(table: &SliceTable, sliced: &mut Sliced) {
+    let needed: Vec<&String> = match &table.class {
+        TableClass::Direct { column, .. } => vec![column],
+        TableClass::Via { hop, .. } => hop.columns.iter().collect(),
+        _ => Vec::new(),
+    };
+    for name in needed {
+        let existed = table
+            .place_of(name)
+            .and_then(|place| table.columns.get(place))
+            .is_some_and(|c| c.common);
+        if !existed {
+            sliced.refused.push(format!(
+                "{}.{name}, which says whose a row is, did not exist like this at the target",
+                table.table
+            ));
+        }
+    }
+}
+
+/// Tables with the tenant column, or known to the map, that existed then and are gone.
+fn gone(map: &TenancyMap, live: &CatalogRows, then: &CatalogRows, sliced: &mut Sliced) {
+    let columns: BTreeMap<&str, ()> = map
+        .tables
+        .iter()
+        .filter_map(|mapped| match &mapped.class {
+            TableClass::Direct { column, .. } => Some((column.as_str(), ())),
+            _ => None,
+        })
+        .collect();
+    for former in then
+        .relations
+        .iter()
+        .filter(|r| r.root.is_none() && matches!(r.kind, 'r' | 'p'))
+    {
+        let had_tenants = columns
+            .keys()
+            .any(|column| then.column(former.oid, column).is_some());
+        if live.by_name(&former.name).is_none() && had_tenants {
+            sliced.warnings.push(format!(
+                "{} held tenants' rows at the target and is gone (dropped or renamed): its rows do not return",
+                former.name
+            ));
+        }
+    }
+}

@@ -1,0 +1,200 @@
+//! The few doors to PostgreSQL: quoting, running, reading JSON, copying. All SQL of this crate is made of
+//! names and values that went through [`ident`] and [`literal`]; every statement runs with
+//! `search_path = ''`.
+
+use std::path::Path;
+
+use futures::StreamExt;
+use serde::de::DeserializeOwned;
+use sqlx::postgres::PgConnection;
+use sqlx::{AssertSqlSafe, Executor, Row};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::TenantError;
+use crate::map::TableName;
+
+/// Pieces in which COPY data is sent.
+const COPY_PIECE_BYTES: usize = 256 * 1024;
+
+/// The settings under which values have the same text on both servers, and names mean one thing.
+/// `row_security = off` makes a query that would be filtered fail instead (RULE: an unseen row is not an
+/// absent row).
+pub(crate) const SESSION: &str = "set search_path = ''; set row_security = off; \
+    set standard_conforming_strings = on; set datestyle = 'ISO, MDY'; set intervalstyle = 'postgres'; \
+    set timezone = 'UTC'; set extra_float_digits = 1; set bytea_output = 'hex'; \
+    set lc_monetary = 'C'; set xmloption = 'content'; set statement_timeout = 0; \
+    set idle_in_transaction_session_timeout = 0; set client_encoding = 'UTF8'";
+
+/// A name as an SQL identifier.
+pub(crate) fn ident(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// A value as an SQL literal (`standard_conforming_strings` is on).
+pub(crate) fn literal(value: &str) -> String {
+    format!("'{}'", value.replace('\'', "''"))
+}
+
+/// A table's qualified name as SQL.
+pub(crate) fn table(name: &TableName) -> String {
+    format!("{}.{}", ident(&name.schema), ident(&name.name))
+}
+
+/// Runs statements that return nothing.
+pub(crate) async fn run(
+    connection: &mut PgConnection,
+    sql: &str,
+    action: impl Into<String>,
+) -> Result<(), TenantError> {
+    connection
+        .execute(sqlx::raw_sql(AssertSqlSafe(sql)))
+        .await
+        .map(|_| ())
+        .map_err(TenantError::sql(action))
+}
+
+/// All rows of a query.
+pub(crate) async fn rows(
+    connection: &mut PgConnection,
+    sql: &str,
+    action: impl Into<String>,
+) -> Result<Vec<sqlx::postgres::PgRow>, TenantError> {
+    sqlx::query(AssertSqlSafe(sql))
+        .persistent(false)
+        .fetch_all(connection)
+        .await
+        .map_err(TenantError::sql(action))
+}
+
+/// One column of one row.
+pub(crate) fn column<'r, T>(row: &'r sqlx::postgres::PgRow, index: usize) -> Result<T, TenantError>
+where
+    T: sqlx::Decode<'r, sqlx::Postgres> + sqlx::Type<sqlx::Postgres>,
+{
+    row.try_get(index)
+        .map_err(TenantError::sql("reading an answer of PostgreSQL"))
+}
+
+/// The single value of a query with one row and one column.
+pub(crate) async fn value<T>(
+    connection: &mut PgConnection,
+    sql: &str,
+    action: impl Into<String>,
+) -> Result<T, TenantError>
+where
+    T: for<'r> sqlx::Decode<'r, sqlx::Postgres> + sqlx::Type<sqlx::Postgres>,
+{
+    let row = sqlx::query(AssertSqlSafe(sql))
+        .persistent(false)
+        .fetch_one(connection)
+        .await
+        .map_err(TenantError::sql(action))?;
+    column(&row, 0)
+}
+
+/// The rows of a query as values of a type whose fields are named like its columns.
+pub(crate) async fn json<T: DeserializeOwned>(
+    connection: &mut PgConnection,
+    query: &str,
+    action: &str,
+) -> Result<Vec<T>, TenantError> {
+    let sql = format!("select coalesce(json_agg(dr_row), '[]')::text from ({query}) dr_row");
+    let text: String = value(connection, &sql, action).await?;
+    serde_json::from_str(&text).map_err(|error| TenantError::format(action, error))
+}
+
+/// A row count as PostgreSQL gives it.
+pub(crate) fn count(value: i64) -> u64 {
+    u64::try_from(value).unwrap_or(0)
+}
+
+/// Streams a query's COPY text from one server into a table of another.
+pub(crate) async fn copy_across(
+    from: &mut PgConnection,
+    query: &str,
+    to: &mut PgConnection,
+    into: &str,
+    what: &str,
+) -> Result<(), TenantError> {
+    let reading = format!("reading {what}");
+    let writing = format!("copying {what}");
+    let mut source = from
+        .copy_out_raw(&format!("copy ({query}) to stdout"))
+        .await
+        .map_err(TenantError::sql(&reading))?;
+    let mut sink = to
+        .copy_in_raw(&format!("copy {into} from stdin"))
+        .await
+        .map_err(TenantError::sql(&writing))?;
+    while let Some(piece) = source.next().await {
+        let piece = match piece {
+            Ok(piece) => piece,
+            Err(error) => {
+                // The first error is the one that matters; the abort only frees the connection.
+                drop(sink.abort("the source failed").await);
+                return Err(TenantError::sql(&reading)(error));
+            }
+        };
+        sink.send(piece).await.map_err(TenantError::sql(&writing))?;
+    }
+    sink.finish().await.map_err(TenantError::sql(&writing))?;
+    Ok(())
+}
+
+/// Streams a query's COPY text into a new file, durably.
+pub(crate) async fn copy_to_file(
+    from: &mut PgConnection,
+    query: &str,
+    path: &Path,
+    what: &str,
+) -> Result<(), TenantError> {
+    let mut file = tokio::fs::File::create_new(path)
+        .await
+        .map_err(TenantError::file("create", path))?;
+    let mut source = from
+        .copy_out_raw(&format!("copy ({query}) to stdout"))
+        .await
+        .map_err(TenantError::sql(format!("reading {what}")))?;
+    while let Some(piece) = source.next().await {
+        let piece = piece.map_err(TenantError::sql(format!("reading {what}")))?;
+        file.write_all(&piece)
+            .await
+            .map_err(TenantError::file("write", path))?;
+    }
+    file.flush()
+        .await
+        .map_err(TenantError::file("write", path))?;
+    file.sync_all()
+        .await
+        .map_err(TenantError::file("write", path))
+}
+
+/// Streams a file of COPY text into a table (with its column list).
+pub(crate) async fn copy_from_file(
+    to: &mut PgConnection,
+    into: &str,
+    path: &Path,
+    what: &str,
+) -> Result<(), TenantError> {
+    let loading = format!("loading {what}");
+    let mut file = tokio::fs::File::open(path)
+        .await
+        .map_err(TenantError::file("open", path))?;
+    let mut sink = to
+        .copy_in_raw(&format!("copy {into} from stdin"))
+        .await
+        .map_err(TenantError::sql(&loading))?;
+    let mut buffer = vec![0u8; COPY_PIECE_BYTES];
+    loop {
+        let read = file
+            .read(&mut buffer)
+            .await
+            .map_err(TenantError::file("read", path))?;
+        let Some(piece) = buffer.get(..read).filter(|piece| !piece.is_empty()) else {
+            break;
+        };
+        sink.send(piece).await.map_err(TenantError::sql(&loading))?;
+    }
+    sink.finish().await.map_err(TenantError::sql(&loading))?;
+    Ok(())
+}
