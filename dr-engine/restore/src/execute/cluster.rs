@@ -118,12 +118,13 @@ impl Job {
         let mut written =
             self.write_files(&stored, &entries, &folder, &tablespaces, owner.as_ref())?;
         link_tablespaces(&folder, &tablespaces, owner.as_ref())?;
+        let mut generated = self.write_label(&stored, &entries, &folder, &tablespaces)?;
+        generated.extend(self.write_config(&folder, &details, &mut notes)?);
+        // A file that was rewritten is no longer the one that was captured.
         written
             .manifest
-            .extend(self.write_label(&stored, &entries, &folder, &tablespaces)?);
-        written
-            .manifest
-            .extend(self.write_config(&folder, &details, &mut notes)?);
+            .retain(|file| generated.iter().all(|newer| newer.path != file.path));
+        written.manifest.extend(generated);
         self.write_recovery(&folder, replay, &details)?;
         self.write_manifest(&folder, &written)?;
         self.settle(&folder, owner.as_ref())?;

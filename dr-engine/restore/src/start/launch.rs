@@ -9,6 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use dr_sources::SourceError;
 use dr_sources::instance::{PostgresInstance, RunAs, StartOptions, command, give};
+use dr_sources::postgres::control;
 
 use crate::RestoreError;
 use crate::recovery::{end_with_the_archive, is_target_not_reached, not_opened};
@@ -133,7 +134,8 @@ fn wait_until_open(
     })
 }
 
-/// `postmaster.pid` says "ready" when the server accepts writes (`miscadmin.h`, PM_STATUS_READY).
+/// `postmaster.pid` says "ready" as soon as connections are accepted, be it during recovery
+/// (`miscadmin.h`, PM_STATUS_READY); the control file says when recovery is over.
 fn is_open(data_directory: &Path, pid: u32) -> bool {
     let Ok(text) = fs::read_to_string(data_directory.join("postmaster.pid")) else {
         return false;
@@ -143,6 +145,7 @@ fn is_open(data_directory: &Path, pid: u32) -> bool {
         .next()
         .is_some_and(|line| line.trim() == pid.to_string());
     ours && lines.nth(6).is_some_and(|status| status.trim() == "ready")
+        && control::read(data_directory).is_ok_and(|control| control.in_production)
 }
 
 /// Asks the server for its socket folders (`postgres -C`) and looks whether its user may write there.

@@ -1,0 +1,18 @@
+//! Backup and restore of whole workloads, end to end: the binary, real servers, PostgreSQL's own tools as
+//! judges.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "a test that cannot go on says so and ends"
+)]
+
+#[path = "../harness/mod.rs"]
+mod harness;
+
+mod debian_cluster;
+mod folders_and_streams;
+mod refused;
+mod targets;
+mod wal;
