@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use dr_config::{PostgresSource, WorkloadSource};
+use dr_config::PostgresSource;
 use dr_installation::Installation;
 use dr_model::{SystemId, WalFileName, WorkloadName};
 use dr_sources::postgres::{control, wal_page};
@@ -81,16 +81,14 @@ pub(super) fn system_id_of(
     }
 }
 
+/// From the engine file alone: pushing and fetching read no tiers, without which
+/// [`dr_config::Config::workloads`] has nothing to show.
+/// Read from the engine file: pushing and fetching WAL opens no tiers.
 fn postgres_workloads(
     installation: &Installation,
 ) -> impl Iterator<Item = (&WorkloadName, &PostgresSource)> {
-    installation
-        .config
-        .workloads()
-        .filter_map(|workload| match workload.source {
-            WorkloadSource::Postgres(source) => Some((workload.name, source)),
-            WorkloadSource::Nats(_) | WorkloadSource::Files(_) => None,
-        })
+    let workloads = installation.config.engine.workloads.iter();
+    workloads.filter_map(|(name, config)| Some((name, config.postgres.as_ref()?)))
 }
 
 fn same_folder(one: &Path, other: &Path) -> bool {
