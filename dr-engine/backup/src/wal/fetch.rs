@@ -49,7 +49,7 @@ fn deliver(
         what: "it is not the name of a WAL file".to_owned(),
     })?;
     let workload = match workload {
-        Some(given) => installation.config.workload(given.as_str())?.name.clone(),
+        Some(given) => given.clone(),
         None => identity::workload_of_directory(installation, &name)?,
     };
     let repository = installation.repository_of(&workload)?;
