@@ -46,7 +46,7 @@ pub struct JobContext {
 }
 
 impl JobContext {
-    /// Journals that a step begins. A journal that cannot be written stops no work.
+    /// Journals that a step begins. A journal that cannot be written stops no work; a lost lease does.
     pub async fn step(&self, name: &str) {
         let number = self.steps.fetch_add(1, Ordering::Relaxed);
         let Some((catalog, job, epoch)) = &self.record else {
@@ -57,6 +57,9 @@ impl JobContext {
             .await
         {
             tracing::warn!(%job, step = name, %error, "cannot journal a step");
+            if matches!(error, CatalogError::LeaseLost { .. }) {
+                self.cancel.cancel();
+            }
         }
     }
 
@@ -125,23 +128,29 @@ impl Jobs {
         let Some((catalog, job, epoch)) = record else {
             return work(context).await.map_err(JobError::Failed);
         };
+        let mut hold = Hold {
+            catalog: catalog.clone(),
+            clock: self.clock.clone(),
+            job: job.clone(),
+            epoch,
+            end: Some((JobState::Cancelled, Some("its work was dropped".to_owned()))),
+        };
         let outcome = tokio::select! {
             outcome = work(context) => outcome,
-            () = self.beat(&catalog, &job, epoch) => return Err(JobError::LeaseLost),
+            () = self.beat(&catalog, &job, epoch) => {
+                hold.end = None;
+                return Err(JobError::LeaseLost);
+            }
         };
-        let (state, reason) = match &outcome {
+        hold.end = Some(match &outcome {
             Ok(_) => (JobState::Done, None),
             Err(_) if cancel.is_cancelled() => {
                 (JobState::Cancelled, Some("asked to stop".to_owned()))
             }
             Err(error) => (JobState::Failed, Some(chain(error))),
-        };
-        let ended = catalog
-            .finish_job(&job, epoch, state, reason.as_deref(), self.clock.now())
-            .await;
-        if let Err(error) = ended {
-            // The work is done, and what it made is in the repository.
-            tracing::warn!(%job, %error, "cannot record the end of a job");
+        });
+        if hold.try_end().await {
+            hold.end = None;
         }
         outcome.map_err(JobError::Failed)
     }
@@ -208,6 +217,61 @@ impl Jobs {
                 Err(CatalogError::LeaseLost { .. }) => return,
                 Err(error) => tracing::warn!(%job, %error, "cannot record a heartbeat"),
             }
+        }
+    }
+}
+
+/// A claimed lane. A living process keeps its jobs for ever, so a job must end with its work even when
+/// that is dropped, panics, or ends while the catalog is locked: else the lane would stay taken.
+struct Hold {
+    catalog: Catalog,
+    clock: Arc<dyn Clock>,
+    job: JobId,
+    epoch: i64,
+    /// What is still to be recorded.
+    end: Option<(JobState, Option<String>)>,
+}
+
+impl Hold {
+    /// Records the end; whether nothing is left to record.
+    async fn try_end(&self) -> bool {
+        let Some(end) = &self.end else { return true };
+        record_end(&self.catalog, &self.clock, &self.job, self.epoch, end).await
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        let (Some(end), Ok(runtime)) = (self.end.take(), tokio::runtime::Handle::try_current())
+        else {
+            return;
+        };
+        let (catalog, clock) = (self.catalog.clone(), self.clock.clone());
+        let (job, epoch) = (self.job.clone(), self.epoch);
+        runtime.spawn(async move {
+            while !record_end(&catalog, &clock, &job, epoch, &end).await {
+                tokio::time::sleep(HEARTBEAT).await;
+            }
+        });
+    }
+}
+
+async fn record_end(
+    catalog: &Catalog,
+    clock: &Arc<dyn Clock>,
+    job: &JobId,
+    epoch: i64,
+    (state, reason): &(JobState, Option<String>),
+) -> bool {
+    match catalog
+        .finish_job(job, epoch, *state, reason.as_deref(), clock.now())
+        .await
+    {
+        Ok(()) | Err(CatalogError::LeaseLost { .. }) => true,
+        Err(error) => {
+            // The work is done, and what it made is in the repository.
+            tracing::warn!(%job, %error, "cannot record the end of a job");
+            false
         }
     }
 }

@@ -61,7 +61,7 @@ impl Launcher for JobLauncher {
     ) -> Pin<Box<dyn Future<Output = Launched> + Send>> {
         let (installation, jobs) = (self.installation.clone(), self.jobs.clone());
         Box::pin(async move {
-            match task.activity {
+            let ended = match task.activity {
                 Activity::Backup => back_up(&installation, &jobs, &task.workload, &cancel).await,
                 Activity::Verify { restore } => {
                     verify(&installation, &jobs, &task.workload, restore, &cancel).await
@@ -73,6 +73,11 @@ impl Launcher for JobLauncher {
                     );
                     Launched::Done("to be started by hand".to_owned())
                 }
+            };
+            match ended {
+                // Work that fails after it was asked to stop was stopped, whatever words it has for it.
+                Launched::Failed(_) if cancel.is_cancelled() => Launched::Cancelled,
+                other => other,
             }
         })
     }
