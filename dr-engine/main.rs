@@ -1,1 +1,5 @@
-fn main() {}
+//! The `dr` command.
+
+fn main() -> std::process::ExitCode {
+    dr_cli::main()
+}

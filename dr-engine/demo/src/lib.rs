@@ -15,9 +15,11 @@ pub mod consumer;
 pub mod erp;
 mod error;
 pub mod relay;
+mod story;
 
 pub use configuration::write_configuration;
 pub use error::DemoError;
+pub use story::{Narrator, StoryError, StoryRequest, clean, story};
 
 use std::path::Path;
 
@@ -41,5 +43,9 @@ pub async fn relay_and_consume(
         nats_url: nats_url.to_owned(),
         log_file: log_file.to_owned(),
     };
-    tokio::try_join!(relay::run(&relay, &cancel), consumer::run(&consumer, &cancel)).map(|_| ())
+    tokio::try_join!(
+        relay::run(&relay, &cancel),
+        consumer::run(&consumer, &cancel)
+    )
+    .map(|_| ())
 }

@@ -21,12 +21,14 @@ pub struct InvalidName {
 }
 
 const NAME_LENGTH_MAX: usize = 63;
-const NAME_RULE: &str =
-    "use 1 to 63 of a-z, 0-9, `-` and `_`, beginning with a letter or a digit";
+const NAME_RULE: &str = "use 1 to 63 of a-z, 0-9, `-` and `_`, beginning with a letter or a digit";
 
 fn is_name(value: &str) -> bool {
     value.len() <= NAME_LENGTH_MAX
-        && value.bytes().next().is_some_and(|first| first.is_ascii_lowercase() || first.is_ascii_digit())
+        && value
+            .bytes()
+            .next()
+            .is_some_and(|first| first.is_ascii_lowercase() || first.is_ascii_digit())
         && value.bytes().all(|byte| {
             byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-' || byte == b'_'
         })
@@ -94,8 +96,12 @@ const ID_RULE: &str = "it is made by the engine; copy it from a listing";
 
 fn is_id(value: &str, prefix: &str) -> bool {
     value.len() <= 160
-        && value.strip_prefix(prefix).is_some_and(|rest| !rest.is_empty())
-        && value.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
+        && value
+            .strip_prefix(prefix)
+            .is_some_and(|rest| !rest.is_empty())
+        && value
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
 }
 
 fn stamp(at: DateTime<Utc>) -> String {
@@ -130,7 +136,12 @@ impl RestorePointId {
     /// Makes a new identifier for a point of `workload` begun at `at`.
     #[must_use]
     pub fn new(workload: &WorkloadName, at: DateTime<Utc>) -> Self {
-        Self(format!("{}{workload}-{}-{}", Self::PREFIX, stamp(at), random::hex(3)))
+        Self(format!(
+            "{}{workload}-{}-{}",
+            Self::PREFIX,
+            stamp(at),
+            random::hex(3)
+        ))
     }
 }
 

@@ -23,8 +23,8 @@ pub use lsn::{Lsn, SystemId, Timeline, WalFileName};
 pub use progress::{Progress, Silent};
 pub use quantity::{ByteCount, HumanDuration};
 pub use restore_point::{
-    Condition, FilesPosition, NatsPosition, Position, PostgresPosition, RestorePoint, StreamPosition,
-    TenantStatePosition, WorkloadKind,
+    Condition, FilesPosition, NatsPosition, Position, PostgresPosition, RestorePoint,
+    StreamPosition, TenantStatePosition, WorkloadKind,
 };
 pub use target::{InvalidTarget, Target};
 pub use window::RecoveryWindow;

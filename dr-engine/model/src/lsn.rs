@@ -17,7 +17,9 @@ pub struct InvalidPosition {
 }
 
 /// A byte position in the write-ahead log, printed as PostgreSQL prints it: `0/3000028`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+)]
 #[serde(try_from = "String", into = "String")]
 pub struct Lsn(pub u64);
 
@@ -30,13 +32,20 @@ impl fmt::Display for Lsn {
 impl FromStr for Lsn {
     type Err = InvalidPosition;
     fn from_str(value: &str) -> Result<Self, InvalidPosition> {
-        let invalid = || InvalidPosition { what: "an LSN (like 0/3000028)", value: value.to_owned() };
+        let invalid = || InvalidPosition {
+            what: "an LSN (like 0/3000028)",
+            value: value.to_owned(),
+        };
         let (high, low) = value.split_once('/').ok_or_else(invalid)?;
         let part = |text: &str| {
             let hexadecimal = !text.is_empty()
                 && text.len() <= 8
                 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
-            if hexadecimal { u64::from_str_radix(text, 16).map_err(|_| invalid()) } else { Err(invalid()) }
+            if hexadecimal {
+                u64::from_str_radix(text, 16).map_err(|_| invalid())
+            } else {
+                Err(invalid())
+            }
         };
         Ok(Self((part(high)? << 32) | part(low)?))
     }
@@ -79,10 +88,10 @@ impl fmt::Display for SystemId {
 impl FromStr for SystemId {
     type Err = InvalidPosition;
     fn from_str(value: &str) -> Result<Self, InvalidPosition> {
-        value
-            .parse()
-            .map(Self)
-            .map_err(|_| InvalidPosition { what: "a system identifier", value: value.to_owned() })
+        value.parse().map(Self).map_err(|_| InvalidPosition {
+            what: "a system identifier",
+            value: value.to_owned(),
+        })
     }
 }
 impl TryFrom<String> for SystemId {
@@ -141,7 +150,11 @@ impl WalFileName {
     pub fn of_number(number: u64, timeline: Timeline, segment_bytes: u64) -> Self {
         let per_log = 0x1_0000_0000 / segment_bytes;
         let narrow = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
-        Self::Segment { timeline, log: narrow(number / per_log), segment: narrow(number % per_log) }
+        Self::Segment {
+            timeline,
+            log: narrow(number / per_log),
+            segment: narrow(number % per_log),
+        }
     }
 
     /// The segment's number (LSN divided by segment size); `None` for `.history` and `.backup`.
@@ -162,9 +175,10 @@ impl WalFileName {
             Self::Segment { timeline, .. }
             | Self::Partial { timeline, .. }
             | Self::History { timeline } => Some(*timeline),
-            Self::Backup(name) => {
-                name.get(..8).and_then(|text| u32::from_str_radix(text, 16).ok()).map(Timeline)
-            }
+            Self::Backup(name) => name
+                .get(..8)
+                .and_then(|text| u32::from_str_radix(text, 16).ok())
+                .map(Timeline),
         }
     }
 }
@@ -172,10 +186,18 @@ impl WalFileName {
 impl fmt::Display for WalFileName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Segment { timeline, log, segment } => {
+            Self::Segment {
+                timeline,
+                log,
+                segment,
+            } => {
                 write!(f, "{:08X}{log:08X}{segment:08X}", timeline.0)
             }
-            Self::Partial { timeline, log, segment } => {
+            Self::Partial {
+                timeline,
+                log,
+                segment,
+            } => {
                 write!(f, "{:08X}{log:08X}{segment:08X}.partial", timeline.0)
             }
             Self::History { timeline } => write!(f, "{:08X}.history", timeline.0),
@@ -186,18 +208,24 @@ impl fmt::Display for WalFileName {
 
 fn upper_hex(text: &str, length: usize) -> bool {
     text.len() == length
-        && text.bytes().all(|byte| byte.is_ascii_digit() || (b'A'..=b'F').contains(&byte))
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_digit() || (b'A'..=b'F').contains(&byte))
 }
 
 impl FromStr for WalFileName {
     type Err = InvalidPosition;
     fn from_str(value: &str) -> Result<Self, InvalidPosition> {
-        let invalid =
-            || InvalidPosition { what: "the name of a WAL file", value: value.to_owned() };
+        let invalid = || InvalidPosition {
+            what: "the name of a WAL file",
+            value: value.to_owned(),
+        };
         let number = |text: &str| u32::from_str_radix(text, 16).map_err(|_| invalid());
         if let Some(stem) = value.strip_suffix(".history") {
             if upper_hex(stem, 8) {
-                return Ok(Self::History { timeline: Timeline(number(stem)?) });
+                return Ok(Self::History {
+                    timeline: Timeline(number(stem)?),
+                });
             }
             return Err(invalid());
         }
@@ -212,12 +240,21 @@ impl FromStr for WalFileName {
         if !upper_hex(stem, 24) {
             return Err(invalid());
         }
-        let part = |range: std::ops::Range<usize>| stem.get(range).ok_or_else(invalid).and_then(number);
+        let part =
+            |range: std::ops::Range<usize>| stem.get(range).ok_or_else(invalid).and_then(number);
         let (timeline, log, segment) = (Timeline(part(0..8)?), part(8..16)?, part(16..24)?);
         if value.len() == stem.len() {
-            Ok(Self::Segment { timeline, log, segment })
+            Ok(Self::Segment {
+                timeline,
+                log,
+                segment,
+            })
         } else {
-            Ok(Self::Partial { timeline, log, segment })
+            Ok(Self::Partial {
+                timeline,
+                log,
+                segment,
+            })
         }
     }
 }
@@ -240,8 +277,20 @@ mod tests {
     #[test]
     fn lsn_prints_as_postgresql_does() {
         assert_eq!(Lsn(0x0000_0001_2300_0028).to_string(), "1/23000028");
-        assert_eq!("1/23000028".parse::<Lsn>().expect("valid"), Lsn(0x0000_0001_2300_0028));
-        for bad in ["", "1", "/", "1/", "x/1", "1/123456789", "+1/2", "2026-11-23T00:00:00Z"] {
+        assert_eq!(
+            "1/23000028".parse::<Lsn>().expect("valid"),
+            Lsn(0x0000_0001_2300_0028)
+        );
+        for bad in [
+            "",
+            "1",
+            "/",
+            "1/",
+            "x/1",
+            "1/123456789",
+            "+1/2",
+            "2026-11-23T00:00:00Z",
+        ] {
             assert!(bad.parse::<Lsn>().is_err(), "{bad:?} was accepted");
         }
     }
@@ -262,9 +311,18 @@ mod tests {
             "0000000A.history",
             "000000010000000000000003.00000028.backup",
         ] {
-            assert_eq!(text.parse::<WalFileName>().expect("valid").to_string(), text);
+            assert_eq!(
+                text.parse::<WalFileName>().expect("valid").to_string(),
+                text
+            );
         }
-        for bad in ["", "../x", "000000010000000000000003.part", "00000001000000000000000g", "a.history"] {
+        for bad in [
+            "",
+            "../x",
+            "000000010000000000000003.part",
+            "00000001000000000000000g",
+            "a.history",
+        ] {
             assert!(bad.parse::<WalFileName>().is_err(), "{bad:?} was accepted");
         }
     }

@@ -13,7 +13,9 @@ pub struct HumanDuration(pub Duration);
 
 /// A text that is not a duration.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is not a duration: write a whole number and one of ms, s, m, h, d, w, like 30s or 15m")]
+#[error(
+    "`{0}` is not a duration: write a whole number and one of ms, s, m, h, d, w, like 30s or 15m"
+)]
 pub struct InvalidDuration(String);
 
 const UNITS: [(&str, u64); 6] = [
@@ -29,10 +31,15 @@ impl FromStr for HumanDuration {
     type Err = InvalidDuration;
     fn from_str(value: &str) -> Result<Self, InvalidDuration> {
         let invalid = || InvalidDuration(value.to_owned());
-        let split = value.find(|c: char| !c.is_ascii_digit()).ok_or_else(invalid)?;
+        let split = value
+            .find(|c: char| !c.is_ascii_digit())
+            .ok_or_else(invalid)?;
         let (number, unit) = value.split_at_checked(split).ok_or_else(invalid)?;
-        let factor =
-            UNITS.iter().find(|(name, _)| *name == unit).map(|(_, f)| *f).ok_or_else(invalid)?;
+        let factor = UNITS
+            .iter()
+            .find(|(name, _)| *name == unit)
+            .map(|(_, f)| *f)
+            .ok_or_else(invalid)?;
         let number: u64 = number.parse().map_err(|_| invalid())?;
         let milliseconds = number.checked_mul(factor).ok_or_else(invalid)?;
         Ok(Self(Duration::from_millis(milliseconds)))
@@ -64,7 +71,9 @@ impl From<HumanDuration> for String {
 }
 
 /// A number of bytes; printed with a binary unit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+)]
 #[serde(transparent)]
 pub struct ByteCount(pub u64);
 
@@ -95,11 +104,29 @@ mod tests {
     #[test]
     fn durations_read_and_print_as_operators_write_them() {
         for text in ["200ms", "30s", "15m", "4h", "13d", "2w"] {
-            assert_eq!(text.parse::<HumanDuration>().expect("valid").to_string(), text);
+            assert_eq!(
+                text.parse::<HumanDuration>().expect("valid").to_string(),
+                text
+            );
         }
-        assert_eq!("90s".parse::<HumanDuration>().expect("valid").to_string(), "90s");
-        for bad in ["", "5", "s", "-1s", "1.5s", "1 s", "1y", "99999999999999999999s"] {
-            assert!(bad.parse::<HumanDuration>().is_err(), "{bad:?} was accepted");
+        assert_eq!(
+            "90s".parse::<HumanDuration>().expect("valid").to_string(),
+            "90s"
+        );
+        for bad in [
+            "",
+            "5",
+            "s",
+            "-1s",
+            "1.5s",
+            "1 s",
+            "1y",
+            "99999999999999999999s",
+        ] {
+            assert!(
+                bad.parse::<HumanDuration>().is_err(),
+                "{bad:?} was accepted"
+            );
         }
     }
 

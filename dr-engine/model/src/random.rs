@@ -7,7 +7,10 @@ use aws_lc_rs::rand::{SecureRandom, SystemRandom};
 /// # Panics
 /// When the operating system's generator fails: nothing safe can be done without it.
 pub fn fill(buffer: &mut [u8]) {
-    assert!(SystemRandom::new().fill(buffer).is_ok(), "the operating system gave no random bytes");
+    assert!(
+        SystemRandom::new().fill(buffer).is_ok(),
+        "the operating system gave no random bytes"
+    );
 }
 
 /// `bytes` random bytes as lower-case hexadecimal.

@@ -91,16 +91,33 @@ mod tests {
     #[test]
     fn each_kind_of_target_is_recognised() {
         assert_eq!("latest".parse::<Target>(), Ok(Target::Latest));
-        assert_eq!("0/3000028".parse::<Target>(), Ok(Target::Lsn(Lsn(0x0300_0028))));
-        assert!(matches!("2026-11-23T14:03:21.5Z".parse(), Ok(Target::Time(_))));
-        assert!(matches!("2026-11-23 14:03:21+01:00".parse(), Ok(Target::Time(_))));
-        assert!(matches!("rp-erp-20261123T000000Z-abcdef".parse(), Ok(Target::RestorePoint(_))));
+        assert_eq!(
+            "0/3000028".parse::<Target>(),
+            Ok(Target::Lsn(Lsn(0x0300_0028)))
+        );
+        assert!(matches!(
+            "2026-11-23T14:03:21.5Z".parse(),
+            Ok(Target::Time(_))
+        ));
+        assert!(matches!(
+            "2026-11-23 14:03:21+01:00".parse(),
+            Ok(Target::Time(_))
+        ));
+        assert!(matches!(
+            "rp-erp-20261123T000000Z-abcdef".parse(),
+            Ok(Target::RestorePoint(_))
+        ));
     }
 
     #[test]
     fn a_time_without_an_offset_is_refused_with_the_way_out() {
-        let error = "2026-11-23T14:03:21".parse::<Target>().expect_err("ambiguous");
-        assert!(error.to_string().contains("2026-11-23T14:03:21Z"), "{error}");
+        let error = "2026-11-23T14:03:21"
+            .parse::<Target>()
+            .expect_err("ambiguous");
+        assert!(
+            error.to_string().contains("2026-11-23T14:03:21Z"),
+            "{error}"
+        );
         assert!("yesterday".parse::<Target>().is_err());
     }
 }

@@ -20,7 +20,12 @@ impl std::fmt::Display for RecoveryWindow {
         let time = |at: &DateTime<Utc>| at.format("%Y-%m-%dT%H:%M:%SZ").to_string();
         write!(f, "{} .. {}", time(&self.from), time(&self.to))?;
         if !self.gaps.is_empty() {
-            write!(f, " with {} missing: {}", self.gaps.len(), self.gaps.join(", "))?;
+            write!(
+                f,
+                " with {} missing: {}",
+                self.gaps.len(),
+                self.gaps.join(", ")
+            )?;
         }
         Ok(())
     }

@@ -1,0 +1,314 @@
+//! The arguments, as people read them in `--help`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Disaster recovery for multi-tenant ERP platforms: tiered backups that run unattended, one tenant
+/// put back to a moment while all others keep working, and game days that measure what was promised.
+#[derive(Debug, Parser)]
+#[command(name = "dr", version, max_term_width = 100, propagate_version = true, after_help = AFTER_HELP)]
+pub(crate) struct Arguments {
+    /// The engine file. Else $DR_CONFIG, else ./dr.yaml, else /etc/dr-engine/dr.yaml.
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Answers on stdout as JSON.
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+const AFTER_HELP: &str = "\
+TARGET is `latest`, a time with its offset (2026-11-23T14:03:21Z), an LSN (0/3000028) or a restore
+point id (rp-...).
+
+Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 done but an objective was missed.
+`dr wal push` and `dr wal fetch` answer PostgreSQL in its own codes, see their --help.";
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Creates configuration, key, repository and catalog; or adopts what an old host left.
+    Init(InitArgs),
+    /// Shows every workload's promise and how well it is kept.
+    Status,
+    /// Runs everything on schedule, in the foreground, until SIGTERM.
+    Serve,
+    /// Shows the whole story on this machine: backups, one tenant's mistake, game days, reports.
+    Demo(DemoArgs),
+    /// Takes, lists and proves backups.
+    #[command(subcommand)]
+    Backup(BackupCommand),
+    /// Archives and delivers WAL; for archive_command and restore_command.
+    #[command(subcommand)]
+    Wal(WalCommand),
+    /// Restores a workload to a moment.
+    Restore(RestoreArgs),
+    /// Restores one tenant, and takes that back.
+    #[command(subcommand)]
+    Tenant(TenantCommand),
+    /// Runs game days and writes their reports.
+    #[command(subcommand)]
+    Drill(DrillCommand),
+    /// Runs the outside client that drills measure with.
+    #[command(subcommand)]
+    Probe(ProbeCommand),
+    /// Shows and runs recovery steps.
+    #[command(subcommand)]
+    Runbook(RunbookCommand),
+    /// Checks the repository.
+    #[command(subcommand)]
+    Repo(RepoCommand),
+    /// Looks after the index of the repository.
+    #[command(subcommand)]
+    Catalog(CatalogCommand),
+    /// Checks the configuration.
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Prints the version and how this program was built.
+    Version,
+    /// Prints a completion script for a shell.
+    Completions {
+        /// bash, zsh, fish, elvish or powershell.
+        shell: clap_complete::Shell,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InitArgs {
+    /// For a new configuration: the folder of its repository.
+    #[arg(long, value_name = "DIR", conflicts_with = "adopt")]
+    pub(crate) repository: Option<PathBuf>,
+    /// Takes over a repository from another host: a folder, or s3://BUCKET/PREFIX.
+    #[arg(long, value_name = "REPOSITORY", requires = "key")]
+    pub(crate) adopt: Option<String>,
+    /// The key file of the repository that is adopted.
+    #[arg(long, value_name = "FILE", requires = "adopt")]
+    pub(crate) key: Option<PathBuf>,
+    /// Region of the bucket that is adopted.
+    #[arg(long, default_value = "us-east-1", requires = "adopt")]
+    pub(crate) region: String,
+    /// Endpoint of the bucket that is adopted, where it is not AWS.
+    #[arg(long, value_name = "URL", requires = "adopt")]
+    pub(crate) endpoint: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DemoArgs {
+    /// The demo's folder; made anew, refused if it is not the demo's own.
+    #[arg(long, value_name = "DIR", default_value = "/var/tmp/dr-demo")]
+    pub(crate) dir: PathBuf,
+    /// Removes the demo's folder and whatever of it still runs, and ends.
+    #[arg(long)]
+    pub(crate) clean: bool,
+    /// Internal: the outbox relay of the demo.
+    #[arg(long, hide = true, value_names = ["URL", "NATS", "LOG"], num_args = 3)]
+    pub(crate) relay: Option<Vec<String>>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum BackupCommand {
+    /// Takes a backup now.
+    Run {
+        /// The workload.
+        workload: String,
+        /// Reads everything, reusing nothing that was read before.
+        #[arg(long)]
+        full: bool,
+        /// Waits when another job of this workload runs.
+        #[arg(long)]
+        wait: bool,
+    },
+    /// Lists restore points.
+    List {
+        /// Only this workload.
+        workload: Option<String>,
+    },
+    /// Proves a restore point by really restoring it; the newest of each workload when none is named.
+    Verify {
+        /// The restore point.
+        point: Option<String>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum WalCommand {
+    /// Stores a WAL file; exit 0 only when it is durable in the repository, else 1.
+    Push {
+        /// The file: PostgreSQL's %p.
+        path: PathBuf,
+    },
+    /// Delivers a WAL file; exit 0 delivered, 1 the repository does not hold it, 200 anything else.
+    Fetch {
+        /// The file's name: PostgreSQL's %f.
+        name: String,
+        /// Where it goes: PostgreSQL's %p.
+        path: PathBuf,
+        /// The workload; may be left out when the configuration has one PostgreSQL workload.
+        #[arg(long)]
+        workload: Option<String>,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RestoreArgs {
+    /// The workload.
+    pub(crate) workload: String,
+    /// The folder; empty or not there yet. Queues go back into their server instead.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) into: Option<PathBuf>,
+    /// The moment.
+    #[arg(long, value_name = "TARGET", default_value = "latest")]
+    pub(crate) to: dr_model::Target,
+    /// Stops before the target instead of after it.
+    #[arg(long)]
+    pub(crate) exclusive: bool,
+    /// Starts the restored cluster and waits until it accepts connections.
+    #[arg(long)]
+    pub(crate) start: bool,
+    /// The restored cluster becomes the new primary and goes on archiving.
+    #[arg(long)]
+    pub(crate) as_primary: bool,
+    /// Where configuration files from outside the data directory go.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) config_into: Option<PathBuf>,
+    /// Queues: replaces streams that are there.
+    #[arg(long)]
+    pub(crate) replace: bool,
+    /// Shows what would be done and ends.
+    #[arg(long)]
+    pub(crate) preview: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TenantCommand {
+    /// Lists the tenants of a workload.
+    List {
+        /// The workload.
+        workload: String,
+    },
+    /// Shows how each table belongs to a tenant.
+    Map {
+        /// The workload.
+        workload: String,
+    },
+    /// Puts one tenant back to a moment; all others keep working.
+    Restore(TenantRestoreArgs),
+    /// Takes a tenant restore back.
+    Undo {
+        /// The tenant restore's id, as printed by it.
+        restore: dr_model::TenantRestoreId,
+        /// The workload; may be left out when one workload holds tenants' rows.
+        #[arg(long)]
+        workload: Option<String>,
+        /// Shows what would change and ends.
+        #[arg(long)]
+        preview: bool,
+        /// Does not ask.
+        #[arg(long)]
+        yes: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TenantRestoreArgs {
+    /// The tenant: its name, or id:VALUE.
+    pub(crate) tenant: String,
+    /// The workload; may be left out when one workload holds the tenant.
+    #[arg(long)]
+    pub(crate) workload: Option<String>,
+    /// The moment.
+    #[arg(long, value_name = "TARGET")]
+    pub(crate) to: dr_model::Target,
+    /// replace: as it was; missing: only what is gone comes back.
+    #[arg(long, default_value = "replace")]
+    pub(crate) mode: String,
+    /// Shows what would change and ends. Nothing is written to production.
+    #[arg(long)]
+    pub(crate) preview: bool,
+    /// Does not ask.
+    #[arg(long)]
+    pub(crate) yes: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DrillCommand {
+    /// Runs a game day in a sandbox and writes its report.
+    Run {
+        /// The drill's file.
+        file: PathBuf,
+        /// Where the report goes.
+        #[arg(long, value_name = "DIR", default_value = "reports")]
+        out: PathBuf,
+        /// The sandbox's folder; a new temporary one when left out.
+        #[arg(long, value_name = "DIR")]
+        sandbox: Option<PathBuf>,
+    },
+    /// Lists drill runs.
+    List,
+    /// Writes the quarter's report from all drill runs.
+    Report {
+        /// The quarter, like 2026Q4; the present one when left out.
+        #[arg(long)]
+        quarter: Option<String>,
+        /// Where the report goes.
+        #[arg(long, value_name = "DIR", default_value = "reports")]
+        out: PathBuf,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ProbeCommand {
+    /// Writes and reads like a user until SIGTERM, and logs every outcome.
+    Run {
+        /// The probe's file.
+        file: PathBuf,
+        /// The log: JSON lines, appended.
+        #[arg(long)]
+        log: PathBuf,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum RunbookCommand {
+    /// Shows the steps.
+    Show {
+        /// The runbook's file.
+        file: PathBuf,
+    },
+    /// Runs the steps.
+    Run {
+        /// The runbook's file.
+        file: PathBuf,
+        /// A value for a step: NAME=VALUE. May be repeated.
+        #[arg(long = "set", value_name = "NAME=VALUE")]
+        set: Vec<String>,
+        /// Approves what the steps ask.
+        #[arg(long)]
+        yes: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum RepoCommand {
+    /// Checks that everything needed is there; with --read also every byte.
+    Check {
+        /// Only this repository.
+        repository: Option<String>,
+        /// Reads and verifies all data.
+        #[arg(long)]
+        read: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum CatalogCommand {
+    /// Makes the catalog anew from the repositories.
+    Rebuild,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Checks the engine file, the tiers, and what the sources say of them.
+    Check,
+}

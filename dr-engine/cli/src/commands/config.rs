@@ -1,0 +1,84 @@
+//! `dr config`.
+
+use dr_config::WorkloadSource;
+use dr_installation::Installation;
+use dr_sources::postgres::ConnectOptions;
+
+use crate::args::ConfigCommand;
+use crate::context::Context;
+use crate::failure::{FAILED, Failure};
+use crate::output;
+
+pub(crate) async fn run(context: &Context, command: ConfigCommand) -> Result<u8, Failure> {
+    let ConfigCommand::Check = command;
+    let installation = context.installation()?;
+    let mut problems = Vec::new();
+    check_repositories(&installation, &mut problems).await;
+    for workload in installation.config.workloads() {
+        if let WorkloadSource::Postgres(source) = workload.source {
+            let password = installation.postgres_password(&workload)?;
+            let options = ConnectOptions {
+                url: source.url.clone(),
+                password,
+            };
+            match check_postgres(&options, &workload).await {
+                Ok(found) => problems.extend(found),
+                Err(failure) => {
+                    problems.push(format!("{}: {}", workload.name, failure.chain.join(": ")));
+                }
+            }
+        }
+    }
+    if context.json {
+        output::json(&serde_json::json!({
+            "config": installation.config.path, "problems": problems,
+        }))?;
+    } else if problems.is_empty() {
+        output::data(&format!(
+            "{}: {} workloads, {} tiers, no problem found",
+            installation.config.path.display(),
+            installation.config.engine.workloads.len(),
+            installation.config.tiers.len()
+        ));
+    } else {
+        for problem in &problems {
+            output::data(&format!("! {problem}"));
+        }
+    }
+    Ok(if problems.is_empty() { 0 } else { FAILED })
+}
+
+async fn check_repositories(installation: &Installation, problems: &mut Vec<String>) {
+    for name in installation.config.engine.repositories.keys() {
+        let (this, name) = (installation.clone(), name.clone());
+        let opened = tokio::task::spawn_blocking(move || this.repository(&name).map(drop)).await;
+        match opened {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => problems.push(Failure::from(error).chain.join(": ")),
+            Err(error) => problems.push(error.to_string()),
+        }
+    }
+}
+
+/// Whether the server can keep what the tier promises.
+async fn check_postgres(
+    options: &ConnectOptions,
+    workload: &dr_config::Workload<'_>,
+) -> Result<Vec<String>, Failure> {
+    let mut connection = dr_sources::postgres::connect(options).await?;
+    let cluster = dr_sources::postgres::identify(&mut connection).await?;
+    let mut problems = Vec::new();
+    let archiving = cluster.archive_mode != "off" && !cluster.archive_command.is_empty();
+    if !archiving {
+        problems.push(format!(
+            "{}: WAL is not archived, so nothing between two backups can be recovered; set \
+             archive_mode = on and archive_command = 'dr --config {} wal push %p'",
+            workload.name, "FILE"
+        ));
+    } else if let Err(problem) =
+        dr_config::check_rpo(workload.tier, u64::from(cluster.archive_timeout_seconds))
+    {
+        problems.push(format!("{}: {problem}", workload.name));
+    }
+    Ok(problems)
+}

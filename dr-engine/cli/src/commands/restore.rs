@@ -1,0 +1,182 @@
+//! `dr restore`.
+
+use std::time::Duration;
+
+use dr_model::{WorkloadKind, WorkloadName};
+use dr_restore::{RestorePlan, RestoreRequest, StartAs, StartRequest};
+
+use crate::args::RestoreArgs;
+use crate::context::{self, Context, absolute};
+use crate::failure::{Failure, USAGE};
+use crate::{output, progress};
+
+/// Recovery of a large cluster replays for hours; a server that stands still is noticed by its own
+/// checks much earlier.
+const RECOVERY_TIME_MAX: Duration = Duration::from_secs(24 * 3600);
+
+pub(crate) async fn run(context: &Context, arguments: RestoreArgs) -> Result<u8, Failure> {
+    let installation = context.installation()?;
+    let workload = context::workload(&installation, &arguments.workload)?;
+    let kind = installation
+        .config
+        .workload(workload.as_str())?
+        .source
+        .kind();
+    let request = request(&arguments, workload.clone(), kind)?;
+    let plan = dr_restore::plan(&installation, &request).await?;
+    if arguments.preview {
+        return show_plan(context, &plan);
+    }
+    let progress = progress::Display::new();
+    // Backups go on while a copy is restored into a folder of its own.
+    let lane = format!("{workload}/restore");
+    let outcome = context
+        .job(
+            &installation,
+            "restore",
+            &lane,
+            request.target.to_string(),
+            false,
+            |job| {
+                let (installation, plan, progress) =
+                    (installation.clone(), plan.clone(), progress.clone());
+                let cancel = context.cancel.clone();
+                async move {
+                    job.step("restore").await;
+                    dr_restore::execute(&installation, &plan, progress, cancel).await
+                }
+            },
+        )
+        .await?;
+    let started = if arguments.start {
+        let request = StartRequest {
+            workload,
+            folder: request.into.clone(),
+            start_as: if arguments.as_primary {
+                StartAs::Primary
+            } else {
+                StartAs::Scratch
+            },
+            port: None,
+            timeout: RECOVERY_TIME_MAX,
+        };
+        Some(dr_restore::start(&installation, &request, progress, context.cancel.clone()).await?)
+    } else {
+        None
+    };
+    if context.json {
+        output::json(&serde_json::json!({ "plan": plan, "outcome": outcome, "started": started }))?;
+        return Ok(0);
+    }
+    output::data(&format!(
+        "restored {} from {}: {} files, {}{}",
+        plan.workload,
+        plan.point.id,
+        outcome.files,
+        outcome.bytes,
+        outcome
+            .folder
+            .as_ref()
+            .map_or_else(String::new, |at| format!(" into {}", at.display()))
+    ));
+    for note in &outcome.notes {
+        output::data(&format!("  {note}"));
+    }
+    match started {
+        Some(started) => describe_started(&started),
+        None if kind == WorkloadKind::Postgres => {
+            output::talk("nothing was started; `--start` does, or your own start command");
+        }
+        None => {}
+    }
+    Ok(0)
+}
+
+fn request(
+    arguments: &RestoreArgs,
+    workload: WorkloadName,
+    kind: WorkloadKind,
+) -> Result<RestoreRequest, Failure> {
+    let usage = |message: String, hint: &str| Failure::plain(USAGE, message, Some(hint));
+    match (kind, &arguments.into) {
+        (WorkloadKind::Nats, Some(_)) => {
+            return Err(usage(
+                format!("`{workload}` is a queue: it goes back into its server, not into a folder"),
+                "leave out --into; --replace if the stream is still there",
+            ));
+        }
+        (WorkloadKind::Postgres | WorkloadKind::Files, None) => {
+            return Err(usage(
+                format!("where should `{workload}` be restored to?"),
+                "add --into DIR, an empty or new folder",
+            ));
+        }
+        _ => {}
+    }
+    if kind != WorkloadKind::Postgres && (arguments.start || arguments.as_primary) {
+        return Err(usage(
+            format!("`{workload}` is no database: there is nothing to start"),
+            "leave out --start and --as-primary",
+        ));
+    }
+    Ok(RestoreRequest {
+        exclusive: arguments.exclusive,
+        as_primary: arguments.as_primary,
+        config_into: arguments.config_into.as_deref().map(absolute).transpose()?,
+        replace: arguments.replace,
+        ..RestoreRequest::new(
+            workload,
+            arguments.into.as_deref().map(absolute).transpose()?,
+            arguments.to.clone(),
+        )
+    })
+}
+
+fn show_plan(context: &Context, plan: &RestorePlan) -> Result<u8, Failure> {
+    if context.json {
+        output::json(plan)?;
+        return Ok(0);
+    }
+    output::data(&format!(
+        "would restore {} to {} from {} (moment {}, {})",
+        plan.workload,
+        plan.target,
+        plan.point.id,
+        output::time(plan.point.moment),
+        plan.point.bytes_source
+    ));
+    if let dr_restore::PlannedSource::Postgres(postgres) = &plan.source {
+        output::data(&format!(
+            "replaying {} WAL segments, {} to {}, on timeline {}; window {}",
+            postgres.segments,
+            postgres.first_segment,
+            postgres.last_segment,
+            postgres.timeline,
+            postgres.window
+        ));
+    }
+    for note in &plan.notes {
+        output::data(&format!("  {note}"));
+    }
+    Ok(0)
+}
+
+fn describe_started(started: &dr_restore::Started) {
+    output::data(&format!(
+        "running as process {} on port {}, timeline {}, recovered to {}{}",
+        started.pid,
+        started.port,
+        started.reached.timeline,
+        started.reached.lsn,
+        started
+            .reached
+            .last_commit_time
+            .map_or_else(String::new, |at| format!(
+                ", last commit {}",
+                at.to_rfc3339()
+            ))
+    ));
+    if let Some(note) = &started.reached.note {
+        output::data(&format!("  {note}"));
+    }
+}

@@ -1,0 +1,209 @@
+//! Opening what a configuration names, each thing once and only when asked for.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use dr_catalog::Catalog;
+use dr_config::{Config, RepositoryConfig, Workload};
+use dr_model::{Clock, RepositoryName, SystemClock, WorkloadName};
+use dr_store::{Backend, LocalBackend, Repository, S3Backend, S3Location};
+
+use crate::{InstallationError, key};
+
+/// A configuration with what it names opened on demand. Cheap to clone.
+#[derive(Clone)]
+pub struct Installation {
+    /// The validated configuration.
+    pub config: Arc<Config>,
+    /// The clock everything in it uses.
+    pub clock: Arc<dyn Clock>,
+    repositories: Arc<Mutex<BTreeMap<RepositoryName, Repository>>>,
+    catalog: Arc<tokio::sync::OnceCell<Catalog>>,
+}
+
+impl std::fmt::Debug for Installation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Installation")
+            .field("config", &self.config.path)
+            .finish_non_exhaustive()
+    }
+}
+
+pub(crate) fn backend(
+    name: &RepositoryName,
+    config: &RepositoryConfig,
+) -> Result<Arc<dyn Backend>, InstallationError> {
+    if let Some(path) = &config.path {
+        return Ok(Arc::new(LocalBackend::new(path)));
+    }
+    let s3 = config.s3.as_ref().ok_or_else(|| InstallationError::File {
+        action: "find a place for repository",
+        path: name.as_str().into(),
+        source: std::io::ErrorKind::InvalidInput.into(),
+    })?;
+    let location = S3Location {
+        bucket: s3.bucket.clone(),
+        prefix: s3.prefix.clone(),
+        region: s3.region.clone(),
+        endpoint: s3.endpoint.clone(),
+    };
+    S3Backend::connect(&location)
+        .map(|backend| Arc::new(backend) as Arc<dyn Backend>)
+        .map_err(|cause| InstallationError::Repository {
+            repository: name.clone(),
+            place: format!("s3://{}/{}", s3.bucket, s3.prefix),
+            source: cause.into(),
+        })
+}
+
+fn open_repository(
+    name: &RepositoryName,
+    config: &RepositoryConfig,
+) -> Result<Repository, InstallationError> {
+    let backend = backend(name, config)?;
+    let place = backend.describe();
+    let key = key::read(name, &config.key, &place)?;
+    Repository::open(backend, &key).map_err(|source| InstallationError::Repository {
+        repository: name.clone(),
+        place,
+        source,
+    })
+}
+
+impl Installation {
+    /// Reads the configuration; opens nothing yet.
+    ///
+    /// # Errors
+    /// What is wrong with the configuration.
+    pub fn open(config_path: &Path) -> Result<Self, InstallationError> {
+        Ok(Self::of(Config::load(config_path)?, Arc::new(SystemClock)))
+    }
+
+    /// An installation of a configuration that is already at hand.
+    #[must_use]
+    pub fn of(config: Config, clock: Arc<dyn Clock>) -> Self {
+        Self {
+            config: Arc::new(config),
+            clock,
+            repositories: Arc::default(),
+            catalog: Arc::default(),
+        }
+    }
+
+    /// The repository of this name, opened on first use. Blocks.
+    ///
+    /// # Errors
+    /// When the configuration does not name it, its key is missing or wrong, or it is not there.
+    pub fn repository(&self, name: &RepositoryName) -> Result<Repository, InstallationError> {
+        let mut opened = self
+            .repositories
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(repository) = opened.get(name) {
+            return Ok(repository.clone());
+        }
+        let repository = open_repository(name, self.config.repository(name)?)?;
+        opened.insert(name.clone(), repository.clone());
+        Ok(repository)
+    }
+
+    /// The name of the repository that a workload's data goes to.
+    ///
+    /// # Errors
+    /// When the configuration names no such workload or no repository for it.
+    pub fn repository_name_of(
+        &self,
+        workload: &WorkloadName,
+    ) -> Result<RepositoryName, InstallationError> {
+        // From the engine file: what pushes and fetches WAL has read no tiers.
+        let config = match self.config.engine.workloads.get(workload) {
+            Some(config) => config,
+            None => self.config.workload(workload.as_str())?.config,
+        };
+        config
+            .repositories
+            .first()
+            .cloned()
+            .ok_or_else(|| InstallationError::NoRepository(workload.clone()))
+    }
+
+    /// The repository that a workload's data goes to. Blocks.
+    ///
+    /// # Errors
+    /// As [`Installation::repository`].
+    pub fn repository_of(&self, workload: &WorkloadName) -> Result<Repository, InstallationError> {
+        self.repository(&self.repository_name_of(workload)?)
+    }
+
+    /// [`Installation::repository_of`] for asynchronous callers.
+    ///
+    /// # Errors
+    /// As [`Installation::repository`].
+    pub async fn open_repository_of(
+        &self,
+        workload: &WorkloadName,
+    ) -> Result<Repository, InstallationError> {
+        let (this, workload) = (self.clone(), workload.clone());
+        tokio::task::spawn_blocking(move || this.repository_of(&workload))
+            .await
+            .map_err(|_| InstallationError::Worker {
+                action: "open a repository",
+            })?
+    }
+
+    /// Every repository that the configuration names, by name. Blocks.
+    ///
+    /// # Errors
+    /// As [`Installation::repository`].
+    pub fn all_repositories(&self) -> Result<Vec<(RepositoryName, Repository)>, InstallationError> {
+        let names: Vec<RepositoryName> = self.config.engine.repositories.keys().cloned().collect();
+        names
+            .into_iter()
+            .map(|name| Ok((name.clone(), self.repository(&name)?)))
+            .collect()
+    }
+
+    /// The catalog, opened on first use; never created here.
+    ///
+    /// # Errors
+    /// When it is missing, locked or damaged.
+    pub async fn catalog(&self) -> Result<Catalog, InstallationError> {
+        let url = &self.config.engine.catalog;
+        self.catalog
+            .get_or_try_init(|| Catalog::open(url))
+            .await
+            .cloned()
+            .map_err(|source| InstallationError::Catalog {
+                action: "open",
+                url: url.clone(),
+                source,
+            })
+    }
+
+    /// How to connect to a workload's database: its URL and, where configured, the password.
+    ///
+    /// # Errors
+    /// When the password's source cannot be read.
+    pub fn postgres_password(
+        &self,
+        workload: &Workload<'_>,
+    ) -> Result<Option<String>, InstallationError> {
+        match workload.source {
+            dr_config::WorkloadSource::Postgres(source) => key::password(workload.name, source),
+            _ => Ok(None),
+        }
+    }
+}
+
+/// Opens the least that pushing or fetching WAL needs: the engine file without tiers, and nothing of
+/// the catalog.
+///
+/// # Errors
+/// What is wrong with the engine file.
+pub fn open_for_wal(config_path: &Path) -> Result<Installation, InstallationError> {
+    Ok(Installation::of(
+        Config::load_engine_only(config_path)?,
+        Arc::new(SystemClock),
+    ))
+}
