@@ -63,11 +63,16 @@ fn a_stock_cluster_comes_back_with_its_configuration() {
     let port = free_port();
     let stock = Stock::create(&world, port);
     stock.ctl("start");
-    let cluster = Cluster {
+    let server = Cluster {
         data: world.path("stock"),
         port,
         database: "postgres".to_owned(),
         ..world.cluster.clone()
+    };
+    server.psql("create database erp");
+    let cluster = Cluster {
+        database: "erp".to_owned(),
+        ..server
     };
     cluster.psql("alter system set work_mem = '7MB'");
     cluster.psql("create table here (n int); insert into here values (42)");

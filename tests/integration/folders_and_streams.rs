@@ -19,18 +19,21 @@ fn points_of_every_kind_are_proven_by_restoring_them() {
         queue: true,
         ..Options::new("proofs", &ERP)
     };
-    let world = World::new(&options);
-    world.dr(&["init"]).ok();
-    world.archive("");
-    for workload in ["erp", "config"] {
-        world.dr(&["backup", "run", workload]).ok();
-    }
-    // The stream does not exist: the backup says which, and lists nothing.
-    let output = world.dr(&["backup", "run", "orders"]);
-    assert_eq!(output.code, Some(1), "{output}");
-    output.says(&["ORDERS"]);
-    assert!(world.points("orders").is_empty());
-    for proof in world.ask(&["backup", "verify"]).list("") {
+    let mut world = World::protected(&options);
+    let proofs = world.ask(&["backup", "verify"]).list("");
+    assert_eq!(
+        proofs.len(),
+        3,
+        "a database, a folder and a queue: {proofs:?}"
+    );
+    for proof in &proofs {
         assert_eq!(proof.at("/passed").0, true, "{proof:?}");
     }
+    // The broker is down: said, and nothing is listed.
+    let before = world.points("orders").len();
+    world.stop_queue();
+    let output = world.dr(&["backup", "run", "orders"]);
+    assert_eq!(output.code, Some(1), "{output}");
+    output.says(&["ORDERS", "NATS at"]);
+    assert_eq!(world.points("orders").len(), before);
 }
