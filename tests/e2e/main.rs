@@ -1,0 +1,18 @@
+//! The product as people use it: the binary, real servers, plain SQL.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "a test that cannot go on says so and ends"
+)]
+
+#[path = "../harness/mod.rs"]
+mod harness;
+
+mod bad_input;
+mod drill_honesty;
+mod judge;
+mod new_host;
+mod tenant_restore;
+mod withheld_segment;
