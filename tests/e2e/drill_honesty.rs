@@ -144,12 +144,22 @@ pub(crate) fn scenario(world: &World, before: &str, after: &str) -> PathBuf {
         )
     });
     fs::create_dir_all(world.path("sandboxes")).unwrap();
-    world.account.own(world.folder.path());
+    for name in ["drills", "runbooks", "sandboxes", "look.sh"] {
+        world.account.own(&world.path(name));
+    }
     world.path("drills/primary-loss.yaml")
 }
 
-/// One run, judged. Returns how many acknowledged writes were lost.
-fn hold_and_judge(world: &World, drill: &Path, run: usize) -> u64 {
+/// What one run left to judge.
+struct Held {
+    report: Json,
+    header: Value,
+    operations: Vec<Operation>,
+    /// Keys that psql found in the recovered database.
+    recovered: BTreeSet<String>,
+}
+
+fn hold(world: &World, drill: &Path, run: usize) -> Held {
     let out = world.path(&format!("reports-{run}"));
     let sandbox = world.path(&format!("sandboxes/{run}"));
     let found = world.path("found.txt");
@@ -175,8 +185,7 @@ fn hold_and_judge(world: &World, drill: &Path, run: usize) -> u64 {
         "{:#}",
         report.0["identity"]
     );
-    assert!(!sandbox.join("data").exists(), "the sandbox is removed");
-
+    assert!(!sandbox.join("erp").exists(), "the sandbox is removed");
     let (header, operations) = operations(&file_beginning_with(&out, "boot_id"));
     let recovered: BTreeSet<String> = fs::read_to_string(&found)
         .unwrap()
@@ -187,83 +196,109 @@ fn hold_and_judge(world: &World, drill: &Path, run: usize) -> u64 {
         recovered.contains("SO-1"),
         "psql looked at another database"
     );
-    let tenants = header["tenants"].as_array().unwrap().len();
-    let fault = i128::from(report.number("/fault/at_ns"));
+    Held {
+        report,
+        header,
+        operations,
+        recovered,
+    }
+}
 
-    // The stated moment of the fault lies between the last thing that worked and the first that did not.
-    let uncertainty = &report.0["probe"]["uncertainty_ms"];
-    let allowed = i128::from(uncertainty.as_u64().unwrap()) * NS_PER_MS;
-    let first_failed = operations
-        .iter()
-        .filter(|o| o.outcome != "acked")
-        .map(|o| o.done)
-        .min()
-        .unwrap();
-    let last_worked = operations
-        .iter()
-        .filter(|o| o.outcome == "acked" && o.done < first_failed)
-        .map(|o| o.sent)
-        .max()
-        .unwrap();
-    assert!(
-        fault <= first_failed,
-        "the fault is stated after its effect"
-    );
-    assert!(
-        fault >= last_worked - allowed,
-        "the fault is stated long before its effect"
-    );
+impl Held {
+    fn writes(&self, outcome: &'static str) -> impl Iterator<Item = &Operation> {
+        self.operations
+            .iter()
+            .filter(move |o| o.write && o.outcome == outcome)
+    }
 
-    let rto = objective(&report, "rto_from_fault");
-    near(
-        "RTO",
-        &rto["achieved_ms"],
-        usable_again(&operations, tenants, fault) - fault,
-        uncertainty,
-    );
+    fn first_failed(&self) -> i128 {
+        let failed = self.operations.iter().filter(|o| o.outcome != "acked");
+        failed
+            .map(|o| o.done)
+            .min()
+            .expect("the service was seen to fail")
+    }
 
-    let writes = || operations.iter().filter(|o| o.write);
-    let acknowledged_before: Vec<&Operation> = writes()
-        .filter(|o| o.outcome == "acked" && o.done <= first_failed)
-        .collect();
-    let lost = acknowledged_before
-        .iter()
-        .filter(|o| !recovered.contains(&o.key))
-        .count() as u64;
-    assert_eq!(
-        report.number("/loss/lost_writes"),
-        lost,
-        "{:#}",
-        report.0["loss"]
-    );
-    let newest = acknowledged_before
-        .iter()
-        .filter(|o| recovered.contains(&o.key) && o.done <= fault)
-        .map(|o| o.done)
-        .max()
-        .expect("a write before the fault is back");
-    near(
-        "RPO",
-        &objective(&report, "rpo")["achieved_ms"],
-        fault - newest,
-        uncertainty,
-    );
+    /// Times, within the uncertainty that the report states.
+    fn judge_times(&self) {
+        let report = &self.report;
+        let uncertainty = &report.0["probe"]["uncertainty_ms"];
+        let allowed = i128::from(uncertainty.as_u64().unwrap()) * NS_PER_MS;
+        let tenants = self.header["tenants"].as_array().unwrap().len();
+        let fault = i128::from(report.number("/fault/at_ns"));
+        // The stated moment lies between the last thing that worked and the first that did not.
+        let first_failed = self.first_failed();
+        let worked = self
+            .operations
+            .iter()
+            .filter(|o| o.outcome == "acked" && o.done < first_failed);
+        let last_worked = worked.map(|o| o.sent).max().unwrap();
+        assert!(
+            fault <= first_failed,
+            "the fault is stated after its effect"
+        );
+        assert!(
+            fault >= last_worked - allowed,
+            "the fault is stated long before its effect"
+        );
 
-    // Without an answer is neither lost nor kept: counted apart.
-    let unknown: Vec<&Operation> = writes().filter(|o| o.outcome == "unknown").collect();
-    let back = unknown
-        .iter()
-        .filter(|o| recovered.contains(&o.key))
-        .count() as u64;
-    let stated = |name: &str| report.0["loss"][name].as_u64().unwrap_or_default();
-    assert_eq!(
-        stated("unknown_recovered") + stated("unknown_not_recovered"),
-        unknown.len() as u64
-    );
-    assert_eq!(stated("unknown_recovered"), back);
-    let acknowledged = writes().filter(|o| o.outcome == "acked").count() as u64;
-    assert_eq!(report.number("/probe/acknowledged"), acknowledged);
-    lost
+        let rto = usable_again(&self.operations, tenants, fault) - fault;
+        near(
+            "RTO",
+            &objective(report, "rto_from_fault")["achieved_ms"],
+            rto,
+            uncertainty,
+        );
+        let newest = self
+            .writes("acked")
+            .filter(|o| o.done <= fault && self.recovered.contains(&o.key))
+            .map(|o| o.done)
+            .max()
+            .expect("a write before the fault is back");
+        near(
+            "RPO",
+            &objective(report, "rpo")["achieved_ms"],
+            fault - newest,
+            uncertainty,
+        );
+    }
+
+    /// Counts, to the write. Returns how many acknowledged writes were lost.
+    fn judge_counts(&self) -> u64 {
+        let report = &self.report;
+        let gone = |o: &&Operation| !self.recovered.contains(&o.key);
+        let before = self
+            .writes("acked")
+            .filter(|o| o.done <= self.first_failed());
+        let lost = before.filter(gone).count() as u64;
+        assert_eq!(
+            report.number("/loss/lost_writes"),
+            lost,
+            "{:#}",
+            report.0["loss"]
+        );
+        assert_eq!(
+            report.number("/probe/acknowledged"),
+            self.writes("acked").count() as u64
+        );
+        // Without an answer is neither lost nor kept: counted apart.
+        let unknown = self.writes("unknown").count() as u64;
+        let back = unknown - self.writes("unknown").filter(gone).count() as u64;
+        let stated = |name: &str| report.0["loss"][name].as_u64().unwrap_or_default();
+        assert_eq!(stated("unknown_recovered"), back, "{:#}", report.0["loss"]);
+        assert_eq!(
+            stated("unknown_recovered") + stated("unknown_not_recovered"),
+            unknown
+        );
+        lost
+    }
+}
+
+/// One run, judged.
+fn hold_and_judge(world: &World, drill: &Path, run: usize) -> u64 {
+    let held = hold(world, drill, run);
+    held.judge_times();
+    held.judge_counts()
 }
 
 #[test]
