@@ -13,7 +13,11 @@ fn no_source_file_is_longer_than_it_can_be_read() {
             (lines > LINES_MAX).then(|| format!("{}: {lines} lines", path.display()))
         })
         .collect();
-    assert!(long.is_empty(), "split by responsibility:\n{}", long.join("\n"));
+    assert!(
+        long.is_empty(),
+        "split by responsibility:\n{}",
+        long.join("\n")
+    );
 }
 
 #[test]

@@ -31,5 +31,8 @@ fn every_allowed_lint_has_its_reason() {
             }
         }
     }
-    assert!(bare.is_empty(), "an allowed lint without a reason: {bare:?}");
+    assert!(
+        bare.is_empty(),
+        "an allowed lint without a reason: {bare:?}"
+    );
 }

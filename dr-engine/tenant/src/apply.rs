@@ -39,7 +39,7 @@ pub(crate) fn temporary(slice: &SliceTable) -> String {
 }
 
 /// Opens the transaction and gives it its settings.
-async fn begin(live: &mut PgConnection) -> Result<u64, TenantError> {
+pub(crate) async fn begin(live: &mut PgConnection) -> Result<u64, TenantError> {
     let open = format!(
         "begin isolation level read committed read write; {}; \
          set local lock_timeout = '{LOCK_TIMEOUT}'; set local client_min_messages = warning",
@@ -75,7 +75,8 @@ async fn begin(live: &mut PgConnection) -> Result<u64, TenantError> {
         .map_err(|error| TenantError::format("the transaction's id", error))
 }
 
-/// Carries a change set out, up to but not including the commit.
+/// Carries a change set out in the transaction `xid` that was begun, up to but not including the
+/// commit.
 pub(crate) async fn write(
     live: &mut PgConnection,
     rows: &CatalogRows,
@@ -83,8 +84,8 @@ pub(crate) async fn write(
     set: &ChangeSet,
     folder: &Path,
     direction: Direction,
+    xid: u64,
 ) -> Result<Written, TenantError> {
-    let xid = begin(live).await?;
     let baseline = proof::counters(live).await?;
     let changed: Vec<&TableChanges> = set.tables.iter().filter(|t| t.counts.total() > 0).collect();
     for changes in &changed {

@@ -19,6 +19,7 @@ use dr_store::Repository;
 
 use crate::changes::{ChangeSet, Direction};
 use crate::folders::{self, FolderChanges};
+use crate::hold::Held;
 use crate::map::TenancyMap;
 use crate::record::{Ending, Outcome, Record};
 use crate::report::{FolderResult, ProofLine, ProofOutcome, TableResult};
@@ -83,7 +84,7 @@ pub(crate) fn root_of(
 
 impl Execution {
     /// Carries it out up to the commit and the folders. Errors mean that nothing was changed.
-    pub(crate) async fn run(&self) -> Result<Done, TenantError> {
+    pub(crate) async fn run(&self, held: Option<Held>) -> Result<Done, TenantError> {
         if !self.plan.refused.is_empty() {
             return Err(TenantError::Refused(self.plan.refused.clone()));
         }
@@ -99,7 +100,7 @@ impl Execution {
         self.save_folders(&save).await?;
         let point = RestorePointId::new(&self.place.workload, started);
         let committed = if self.set.has_rows() {
-            Some(self.write_rows(&save, &point, started).await?)
+            Some(self.write_rows(&save, &point, started, held).await?)
         } else {
             self.store(&save, &point, started, None).await?;
             None
@@ -118,6 +119,7 @@ impl Execution {
         save: &Path,
         point: &RestorePointId,
         started: DateTime<Utc>,
+        held: Option<Held>,
     ) -> Result<Committed, TenantError> {
         let owner = Ownership {
             map: &self.map,
@@ -138,6 +140,7 @@ impl Execution {
             &self.set,
             folders,
             self.direction,
+            held,
             async |xid| {
                 let result: Result<(), TenantError> = store(xid).await;
                 stored = result.is_ok();

@@ -34,6 +34,7 @@ mod error;
 mod execute;
 mod fault;
 mod folders;
+mod hold;
 mod map;
 mod plan;
 mod proof;

@@ -17,6 +17,7 @@ use crate::apply::{self, Written};
 use crate::catalog::CatalogRows;
 use crate::changes::{ChangeSet, Direction, VERSION};
 use crate::classify::classify;
+use crate::hold::{self, Held};
 use crate::map::TenancyMap;
 use crate::plan::{Mode, TablePlan, Tenant};
 use crate::report::{ProofLine, ProofOutcome};
@@ -214,7 +215,7 @@ pub(crate) struct Folders<'a> {
     pub(crate) save: &'a Path,
 }
 
-/// Carries a change set out in one transaction. `store` gets the transaction's id when the former rows
+/// Carries a change set out in one transaction, the `held` one if there is one. `store` gets the transaction's id when the former rows
 /// are in `folders.save`, and must have made them durable when it returns; only then is committed.
 pub(crate) async fn write<Store, Stored>(
     live_options: &ConnectOptions,
@@ -222,17 +223,26 @@ pub(crate) async fn write<Store, Stored>(
     set: &ChangeSet,
     folders: Folders<'_>,
     direction: Direction,
+    held: Option<Held>,
     store: Store,
 ) -> Result<Committed, TenantError>
 where
     Store: FnOnce(u64) -> Stored,
     Stored: Future<Output = Result<(), TenantError>>,
 {
-    let mut live = session(live_options, "the live database").await?;
-    let rows = CatalogRows::read(&mut live).await?;
-    let from = insert_position(&mut live).await?;
+    let begun = match held {
+        Some(held) => held,
+        None => hold::begin(live_options, None).await?,
+    };
+    let Held {
+        mut live,
+        xid,
+        from,
+    } = begun;
     let prepared = async {
-        let written = apply::write(&mut live, &rows, owner, set, folders.spool, direction).await?;
+        let rows = CatalogRows::read(&mut live).await?;
+        let written =
+            apply::write(&mut live, &rows, owner, set, folders.spool, direction, xid).await?;
         apply::save(&mut live, set, folders.save).await?;
         store(written.xid).await?;
         Ok(written)
@@ -255,7 +265,7 @@ where
     Ok(Committed { written, from, to })
 }
 
-async fn insert_position(live: &mut PgConnection) -> Result<Lsn, TenantError> {
+pub(crate) async fn insert_position(live: &mut PgConnection) -> Result<Lsn, TenantError> {
     let text: String = sql::value(
         live,
         "select pg_current_wal_insert_lsn()::text",

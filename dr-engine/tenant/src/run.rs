@@ -15,6 +15,7 @@ use crate::catalog::CatalogRows;
 use crate::changes::{ChangeSet, Direction};
 use crate::execute::{Execution, blocking, root_of};
 use crate::folders::{self, FolderChanges};
+use crate::hold;
 use crate::plan::TablePlan;
 use crate::record::{self, Ending, Outcome, Record};
 use crate::report::{ProofLine, ProofOutcome};
@@ -400,13 +401,18 @@ impl Prepared {
             scratch,
         } = self;
         let mut plans = 1;
+        let mut held = None;
         let mut done = loop {
-            match execution.run().await {
+            match execution.run(held.take()).await {
                 Ok(done) => break done,
                 Err(TenantError::Changed(lines)) if plans < PLANS_MAX => {
                     progress.note(&format!(
-                        "the tenant was written to meanwhile, planning again: {lines:?}"
+                        "the tenant was written to meanwhile; its new rows wait while it is planned \
+                         again: {}",
+                        lines.join("; ")
                     ));
+                    let tenant = Some((&execution.map, &execution.set.tenant));
+                    held = Some(hold::begin(&execution.place.live, tenant).await?);
                     let cancel = CancellationToken::new();
                     compare(&mut execution, &scratch, progress.as_ref(), &cancel).await?;
                     execution.plan.warnings.push(format!(
@@ -667,7 +673,7 @@ impl PreparedUndo {
     ) -> Result<TenantRestoreReport, TenantError> {
         let execution = self.execution;
         progress.note(&format!("undoing for {}", execution.set.tenant.name));
-        let mut done = execution.run().await?;
+        let mut done = execution.run(None).await?;
         if done.committed.is_some() {
             let line = look_again(&execution, &execution.spool).await;
             done.report

@@ -167,9 +167,14 @@ impl NatsInstance {
         self.kill();
     }
 
-    /// Lets the server run on after this handle is gone.
+    /// Lets the server run on after this handle is gone. Its end is still waited for in the background:
+    /// an ended child that nobody waits for looks alive to whoever asks for its process id, and
+    /// PostgreSQL would take its lock files for those of a running server.
     pub fn leave_running(mut self) {
         self.stop_on_drop = false;
+        if let Some(mut child) = self.child.take() {
+            std::thread::spawn(move || child.wait());
+        }
     }
 
     fn stop_within(&mut self, timeout: Duration) -> Result<(), SourceError> {

@@ -282,6 +282,7 @@ impl Bench {
             set,
             folders,
             direction,
+            None,
             async |_| Ok(()),
         )
         .await;
