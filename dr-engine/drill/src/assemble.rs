@@ -191,6 +191,10 @@ fn design(stage: &Stage) -> Design {
         scenario: drill.scenario.clone(),
         assumptions: vec![
             "the sandbox runs on this host, beside production: its speed is this host's".to_owned(),
+            format!(
+                "between steady state and fault: {}",
+                stage.beside_the_load()
+            ),
         ],
         preconditions: vec!["the probe is served before the fault".to_owned()],
         success_criteria: vec![

@@ -9,7 +9,8 @@
 //! Invariants:
 //!
 //! - The folder is made here or was empty. Its notes (`sandbox.json`) exist before anything else in it.
-//! - A process is stopped only if it is in the notes with its start time, or works inside the folder.
+//! - A process is stopped only if it is in the notes with its start time, descends from one that is, or
+//!   carries the sandbox's mark in its environment.
 //! - The restored cluster never archives into the parent's repository: it is first started with
 //!   archiving off, and gets the sandbox's own `archive_command` before archiving is switched on.
 //!
@@ -347,6 +348,7 @@ impl Sandbox {
         program
             .args(arguments)
             .current_dir(&self.folder)
+            .env(notes::MARK, &self.folder)
             .stdin(Stdio::null());
         let mut program = tokio::process::Command::from(program);
         program
@@ -395,6 +397,7 @@ impl Sandbox {
             .args(["--config", &config])
             .args(arguments)
             .current_dir(&self.folder)
+            .env(notes::MARK, &self.folder)
             .stdin(Stdio::null())
             .stdout(out)
             .stderr(errors)
@@ -432,13 +435,12 @@ impl Sandbox {
         }
     }
 
-    /// Whether a process was made for the sandbox: its command line or its working folder is inside.
+    /// Whether a process was started for the sandbox.
     ///
     /// # Errors
     /// [`DrillError::NotOurs`] when it was not.
     pub fn must_own(&self, process: Process) -> Result<(), DrillError> {
-        let inside = crate::witness::processes_of(&self.folder);
-        if inside.iter().any(|(found, _)| *found == process) {
+        if self.notes.processes().contains(&process) {
             Ok(())
         } else {
             Err(DrillError::NotOurs {

@@ -70,6 +70,8 @@ pub(crate) struct Stage {
     pub(crate) phases: Vec<Phase>,
     pub(crate) sandbox: Option<Sandbox>,
     pub(crate) probe: Option<Child>,
+    /// The daemon runs in the sandbox.
+    pub(crate) keeps_schedules: bool,
     pub(crate) fault: Option<Injected>,
     pub(crate) detected: Option<Seen>,
     pub(crate) declared: Option<Moment>,
@@ -108,6 +110,7 @@ impl Stage {
             phases: Vec::new(),
             sandbox: None,
             probe: None,
+            keeps_schedules: false,
             fault: None,
             detected: None,
             declared: None,
@@ -237,6 +240,7 @@ impl Stage {
         let copy = self.cast.sandbox.folder.join("probe.yaml");
         let from = PathBuf::from(&file);
         std::fs::copy(&from, &copy).map_err(DrillError::file("copy", &from))?;
+        self.keep_schedules()?;
         let log = self.log_path().display().to_string();
         let output = self.cast.sandbox.folder.join("logs/probe.log");
         let copy = copy.display().to_string();
@@ -256,6 +260,26 @@ impl Stage {
             "served since {}",
             seen.wall.format("%H:%M:%S%.3fZ")
         ))
+    }
+
+    /// A queue or a folder is protected by its schedule alone, so the sandbox runs the daemon, as
+    /// production does. A database is protected by its archive; there a scheduled backup could fall
+    /// between the load and the fault and switch the WAL, which would flatter the loss.
+    fn keep_schedules(&mut self) -> Result<(), DrillError> {
+        let workload = self
+            .cast
+            .parent
+            .config
+            .workload(self.cast.workload.as_str())?;
+        if matches!(workload.source, WorkloadSource::Postgres(_)) {
+            return Ok(());
+        }
+        let output = self.cast.sandbox.folder.join("logs/serve.log");
+        // It is in the sandbox's notes: the clean-up ends it, and somebody must wait for that end.
+        let mut daemon = self.sandbox()?.spawn_dr(&["serve"], &output)?;
+        self.keeps_schedules = true;
+        std::thread::spawn(move || daemon.wait());
+        Ok(())
     }
 
     /// Waits for something to be seen in the probe's log.
@@ -294,8 +318,18 @@ impl Stage {
             .read_log()?
             .map_or(0, |log| measure::cycles(&log).len());
         Ok(format!(
-            "{cycles} cycles of the probe, nothing else, for {before}"
+            "{cycles} cycles of the probe for {before}; {}",
+            self.beside_the_load()
         ))
+    }
+
+    /// What ran besides the probe while it loaded the service.
+    pub(crate) fn beside_the_load(&self) -> &'static str {
+        if self.keeps_schedules {
+            "the tier's own schedules ran, as in production; nothing else"
+        } else {
+            "no backup, no WAL switch, nothing else"
+        }
     }
 
     async fn break_it(&mut self) -> Went {

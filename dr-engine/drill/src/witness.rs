@@ -67,24 +67,38 @@ pub fn command_line(pid: u32) -> String {
         .unwrap_or_default()
 }
 
-/// Living processes, this one excepted, that work in `folder` or name it in their command line.
+/// Living processes that work in `folder`: their working folder is inside it. What merely names it in a
+/// command line (an editor, the command that started this drill) is none of them.
 #[must_use]
-pub fn processes_of(folder: &Path) -> Vec<(Process, String)> {
-    let text = folder.display().to_string();
-    let Ok(entries) = std::fs::read_dir("/proc") else {
-        return Vec::new();
-    };
-    entries
+pub fn processes_in(folder: &Path) -> Vec<Process> {
+    pids()
+        .filter(|pid| {
+            std::fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd.starts_with(folder))
+        })
+        .filter_map(|pid| Process::of(pid).filter(Process::runs))
+        .collect()
+}
+
+/// Living processes that were started with this variable in their environment, or by such a process
+/// with its environment handed on.
+#[must_use]
+pub fn processes_marked(name: &str, value: &str) -> Vec<Process> {
+    let wanted = format!("{name}={value}").into_bytes();
+    pids()
+        .filter(|pid| {
+            std::fs::read(format!("/proc/{pid}/environ"))
+                .is_ok_and(|all| all.split(|byte| *byte == 0).any(|one| one == wanted))
+        })
+        .filter_map(|pid| Process::of(pid).filter(Process::runs))
+        .collect()
+}
+
+fn pids() -> impl Iterator<Item = u32> {
+    std::fs::read_dir("/proc")
+        .into_iter()
+        .flatten()
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok())
         .filter(|pid| *pid != std::process::id())
-        .filter_map(|pid| {
-            let works_there = std::fs::read_link(format!("/proc/{pid}/cwd"))
-                .is_ok_and(|cwd| cwd.starts_with(folder));
-            let command = command_line(pid);
-            let process = Process::of(pid).filter(Process::runs)?;
-            (works_there || command.contains(&text)).then_some((process, command))
-        })
-        .collect()
 }
 
 /// A look whether a process is gone.

@@ -144,11 +144,17 @@ impl Sandbox {
                 self.folder.join("run").display().to_string(),
             ),
             // Absolute: PostgreSQL would look below the folder that it was started in.
-            ("hba_file", data_directory.join(HBA_FILE).display().to_string()),
+            (
+                "hba_file",
+                data_directory.join(HBA_FILE).display().to_string(),
+            ),
             ("ssl", "off".to_owned()),
             ("logging_collector", "off".to_owned()),
             ("log_destination", "stderr".to_owned()),
-            ("external_pid_file", self.folder.join("run/external.pid").display().to_string()),
+            (
+                "external_pid_file",
+                self.folder.join("run/external.pid").display().to_string(),
+            ),
             ("primary_conninfo", String::new()),
             ("primary_slot_name", String::new()),
             ("synchronous_standby_names", String::new()),

@@ -6,14 +6,18 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use dr_report::Check;
-use dr_sources::instance::{RunAs, give};
+use dr_sources::instance::{RunAs, descendants, give};
 use rustix::process::{Pid, Signal, kill_process};
 use serde::{Deserialize, Serialize};
 
 use crate::DrillError;
-use crate::witness::{Process, path_is_gone, process_is_gone, processes_of};
+use crate::witness::{
+    Process, command_line, path_is_gone, process_is_gone, processes_in, processes_marked,
+};
 
 const NOTES: &str = "sandbox.json";
+/// In the environment of every `dr` that is run for a sandbox; what these start in turn inherits it.
+pub(super) const MARK: &str = "DR_SANDBOX";
 /// A process that is told to end and does not within this is killed.
 const END_TIME_MAX: Duration = Duration::from_secs(20);
 const POLL: Duration = Duration::from_millis(50);
@@ -90,6 +94,27 @@ impl Notes {
         self.write()
     }
 
+    /// Every living process that was started for the sandbox: the noted ones, the marked ones, and all
+    /// that descend from them.
+    pub(super) fn processes(&self) -> Vec<Process> {
+        let noted = self
+            .processes
+            .iter()
+            .map(|noted| noted.process)
+            .filter(Process::runs);
+        let mut all: Vec<Process> = noted.collect();
+        all.extend(processes_marked(MARK, &self.folder.display().to_string()));
+        let below: Vec<Process> = all
+            .iter()
+            .flat_map(|process| descendants(process.pid))
+            .filter_map(Process::of)
+            .collect();
+        all.extend(below);
+        all.sort_by_key(|process| process.started_ticks);
+        all.dedup();
+        all
+    }
+
     fn write(&self) -> Result<(), DrillError> {
         let path = self.folder.join(NOTES);
         let temporary = self.folder.join(".sandbox.json.new");
@@ -133,14 +158,16 @@ pub fn clean(folder: &Path) -> Result<Cleaned, DrillError> {
     let notes = Notes::read(folder)?;
     let mut cleaned = Cleaned::default();
     let mut gone: Vec<(String, Process)> = Vec::new();
-    for noted in notes.processes.iter().rev() {
-        end(noted.process);
+    for process in notes.processes() {
+        end(process);
+    }
+    for noted in &notes.processes {
         gone.push((noted.what.clone(), noted.process));
     }
-    // What its servers and runbooks started in turn.
-    for (process, command) in processes_of(folder) {
+    // What is left of what its servers and runbooks started in turn.
+    for process in processes_marked(MARK, &notes.folder.display().to_string()) {
+        gone.push((first_words(&command_line(process.pid)), process));
         end(process);
-        gone.push((first_words(&command), process));
     }
     for (what, process) in &gone {
         cleaned
@@ -150,7 +177,7 @@ pub fn clean(folder: &Path) -> Result<Cleaned, DrillError> {
             .proof
             .push(process_is_gone("clean-up", what, *process));
     }
-    let left = processes_of(folder);
+    let left = processes_in(folder);
     cleaned.proof.push(Check::seen(
         "clean-up",
         "no process works in the sandbox's folder",
@@ -183,7 +210,7 @@ fn end(process: Process) {
             return;
         }
         // TERM would have a PostgreSQL server wait for its sessions (19.5): QUIT ends them at once.
-        let server = crate::witness::command_line(process.pid).contains("postgres");
+        let server = command_line(process.pid).contains("postgres");
         let wanted = if server && wanted == Signal::TERM {
             Signal::QUIT
         } else {

@@ -40,7 +40,7 @@ white-space:pre-wrap;overflow-wrap:anywhere}\
 text-transform:uppercase;letter-spacing:.07em}\
 table{border-collapse:collapse;width:100%;margin:8px 0 14px;font-size:14px}\
 th,td{text-align:left;vertical-align:top;padding:5px 10px 5px 0;border-bottom:1px solid var(--line);\
-overflow-wrap:anywhere}\
+overflow-wrap:break-word}\
 thead th{color:var(--soft);font-size:12px;text-transform:uppercase;letter-spacing:.04em;\
 border-bottom:2px solid var(--line);overflow-wrap:normal}\
 tbody th{font-weight:600}table.facts th{width:230px;color:var(--soft);font-weight:400}\
@@ -57,19 +57,30 @@ footer{margin-top:40px;padding-top:12px;border-top:1px solid var(--line);color:v
 h2{break-after:avoid}tr,svg,.figure{break-inside:avoid}a{color:inherit;text-decoration:none}}\
 @page{margin:18mm 16mm}";
 
-/// Milliseconds as people read them: `0.4 s`, `12.3 s`, `15 min`, `4 h 5 min`.
+/// Milliseconds as people read them: `40 ms`, `12.3 s`, `15 min`, `4 h 5 min`. Rounded up, so that
+/// nothing looks smaller than it was.
 #[must_use]
 pub fn duration(ms: u64) -> String {
     match ms {
-        0..60_000 => format!("{}.{} s", ms / 1000, ms % 1000 / 100),
-        60_000..3_600_000 => match ms % 60_000 / 1000 {
-            0 => format!("{} min", ms / 60_000),
-            seconds => format!("{} min {seconds} s", ms / 60_000),
-        },
-        _ => match ms % 3_600_000 / 60_000 {
-            0 => format!("{} h", ms / 3_600_000),
-            minutes => format!("{} h {minutes} min", ms / 3_600_000),
-        },
+        0..100 => format!("{ms} ms"),
+        100..=59_900 => {
+            let tenths = ms.div_ceil(100);
+            format!("{}.{} s", tenths / 10, tenths % 10)
+        }
+        59_901..=3_599_000 => {
+            let seconds = ms.div_ceil(1000);
+            match seconds % 60 {
+                0 => format!("{} min", seconds / 60),
+                rest => format!("{} min {rest} s", seconds / 60),
+            }
+        }
+        _ => {
+            let minutes = ms.div_ceil(60_000);
+            match minutes % 60 {
+                0 => format!("{} h", minutes / 60),
+                rest => format!("{} h {rest} min", minutes / 60),
+            }
+        }
     }
 }
 
@@ -238,5 +249,37 @@ impl Page {
         self.raw(&format!("<footer>{}</footer>", escape(footer)));
         self.text.push_str("</main></body></html>\n");
         self.text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_rounded_up_and_never_change_their_unit_twice() {
+        let shown = [
+            1, 99, 100, 250, 59_900, 59_901, 90_000, 900_000, 3_599_001, 14_700_000,
+        ];
+        let expected = [
+            "1 ms",
+            "99 ms",
+            "0.1 s",
+            "0.3 s",
+            "59.9 s",
+            "1 min",
+            "1 min 30 s",
+            "15 min",
+            "1 h",
+            "4 h 5 min",
+        ];
+        for (ms, text) in shown.into_iter().zip(expected) {
+            assert_eq!(duration(ms), text, "{ms}");
+        }
+    }
+
+    #[test]
+    fn whatever_a_service_said_cannot_become_markup() {
+        assert_eq!(escape("<a href='x'>&"), "&lt;a href=&#39;x&#39;&gt;&amp;");
     }
 }
