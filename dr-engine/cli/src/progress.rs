@@ -9,7 +9,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use crate::output;
 
 /// Draws the progress of one job.
-pub(crate) struct Display {
+struct Display {
     bar: Option<ProgressBar>,
     current: Mutex<Option<String>>,
 }
@@ -17,18 +17,17 @@ pub(crate) struct Display {
 const BYTES: &str = "{msg:32} {bar:30} {bytes:>10}/{total_bytes} {bytes_per_sec} {eta} left";
 const SPINNER: &str = "{spinner} {msg} {elapsed}";
 
-impl Display {
-    pub(crate) fn new() -> Arc<dyn Progress> {
-        let bar = std::io::stderr().is_terminal().then(|| {
-            let bar = ProgressBar::new_spinner();
-            bar.enable_steady_tick(std::time::Duration::from_millis(100));
-            bar
-        });
-        Arc::new(Self {
-            bar,
-            current: Mutex::new(None),
-        })
-    }
+/// A display for one job: a bar where people watch, lines where they read later.
+pub(crate) fn display() -> Arc<dyn Progress> {
+    let bar = std::io::stderr().is_terminal().then(|| {
+        let bar = ProgressBar::new_spinner();
+        bar.enable_steady_tick(std::time::Duration::from_millis(100));
+        bar
+    });
+    Arc::new(Display {
+        bar,
+        current: Mutex::new(None),
+    })
 }
 
 impl Progress for Display {

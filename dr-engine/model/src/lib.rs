@@ -4,6 +4,11 @@
 //! outside and exist here so that they have one door each: [`clock`] (the only way to learn "now")
 //! and [`random`] (the only source of randomness for identifiers).
 
+#![cfg_attr(
+    test,
+    allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)
+)]
+
 pub mod clock;
 pub mod ids;
 pub mod lsn;

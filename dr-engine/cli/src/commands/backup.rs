@@ -27,7 +27,7 @@ pub(crate) async fn run(context: &Context, command: BackupCommand) -> Result<u8,
 async fn take(context: &Context, name: &str, full: bool, wait: bool) -> Result<u8, Failure> {
     let installation = context.installation()?;
     let workload = context::workload(&installation, name)?;
-    let progress = progress::Display::new();
+    let progress = progress::display();
     let (options, cancel) = (BackupOptions { full }, context.cancel.clone());
     let point = context
         .job(
@@ -175,7 +175,7 @@ async fn verify(context: &Context, point: Option<String>) -> Result<u8, Failure>
     let installation = context.installation()?;
     let point: Option<RestorePointId> = point.map(|id| id.parse()).transpose()?;
     let points = to_verify(&installation, point).await?;
-    let progress = progress::Display::new();
+    let progress = progress::display();
     let mut verifications = Vec::new();
     for (workload, point) in points {
         let request = VerifyRequest {

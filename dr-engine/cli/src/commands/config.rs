@@ -72,11 +72,11 @@ async fn check_postgres(
     if !archiving {
         problems.push(format!(
             "{}: WAL is not archived, so nothing between two backups can be recovered; set \
-             archive_mode = on and archive_command = 'dr --config {} wal push %p'",
-            workload.name, "FILE"
+             archive_mode = on and archive_command = 'dr --config FILE wal push %p'",
+            workload.name
         ));
     } else if let Err(problem) =
-        dr_config::check_rpo(workload.tier, u64::from(cluster.archive_timeout_seconds))
+        dr_config::check_rpo(workload.tier, cluster.archive_timeout_seconds)
     {
         problems.push(format!("{}: {problem}", workload.name));
     }

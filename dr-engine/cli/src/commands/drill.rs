@@ -31,7 +31,7 @@ pub(crate) async fn run(context: &Context, command: DrillCommand) -> Result<u8, 
 }
 
 async fn execute(context: &Context, request: &DrillRequest) -> Result<u8, Failure> {
-    let progress = progress::Display::new();
+    let progress = progress::display();
     let outcome = dr_drill::run(request, progress, context.cancel.clone()).await?;
     if context.json {
         output::json(&outcome.report)?;

@@ -11,7 +11,7 @@ pub(crate) async fn run(context: &Context, command: RepoCommand) -> Result<u8, F
     let RepoCommand::Check { repository, read } = command;
     let installation = context.installation()?;
     let only: Option<dr_model::RepositoryName> = repository.map(|name| name.parse()).transpose()?;
-    let progress = progress::Display::new();
+    let progress = progress::display();
     let reports = tokio::task::spawn_blocking(move || {
         let repositories = match only {
             Some(name) => vec![(name.clone(), installation.repository(&name)?)],

@@ -27,7 +27,7 @@ pub(crate) async fn run(context: &Context, arguments: RestoreArgs) -> Result<u8,
     if arguments.preview {
         return show_plan(context, &plan);
     }
-    let progress = progress::Display::new();
+    let progress = progress::display();
     // Backups go on while a copy is restored into a folder of its own.
     let lane = format!("{workload}/restore");
     let outcome = context

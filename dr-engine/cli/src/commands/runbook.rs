@@ -40,7 +40,7 @@ async fn execute(
         approved: yes,
         dr_binary: own_binary()?,
     };
-    let progress = progress::Display::new();
+    let progress = progress::display();
     let execution =
         dr_runbook::run(&installation, &request, progress, context.cancel.clone()).await?;
     if context.json {

@@ -104,7 +104,7 @@ async fn restore(context: &Context, arguments: &TenantRestoreArgs) -> Result<u8,
     };
     let detail = format!("{} to {}", request.tenant, request.target);
     refuse_without_consent(arguments.preview, arguments.yes)?;
-    let progress = progress::Display::new();
+    let progress = progress::display();
     let lane = tenant_lane(&workload, arguments.preview);
     context
         .job(
@@ -143,7 +143,7 @@ async fn undo(
     let installation = context.installation()?;
     let workload = chosen(&installation, workload.as_deref())?;
     refuse_without_consent(preview, yes)?;
-    let progress = progress::Display::new();
+    let progress = progress::display();
     let lane = tenant_lane(&workload, preview);
     context
         .job(
