@@ -193,9 +193,18 @@ impl Stage {
             DrillError::Cancelled => Status::Aborted,
             _ => Status::Failed,
         };
-        let phase = self.phases.iter().find(|phase| !phase.passed);
-        let phase = phase.map_or("clean-up", |phase| phase.name.as_str());
-        self.cause = Some(format!("{phase}: {}", told(&error)));
+        // A runbook that failed and a service that stayed away say more together.
+        let failed: Vec<String> = self
+            .phases
+            .iter()
+            .filter(|phase| !phase.passed)
+            .map(|phase| format!("{}: {}", phase.name, phase.detail))
+            .collect();
+        self.cause = Some(if failed.is_empty() {
+            told(&error)
+        } else {
+            failed.join("; ")
+        });
     }
 
     fn sandbox(&mut self) -> Result<&mut Sandbox, DrillError> {

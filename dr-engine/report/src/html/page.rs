@@ -40,11 +40,11 @@ white-space:pre-wrap;overflow-wrap:anywhere}\
 text-transform:uppercase;letter-spacing:.07em}\
 table{border-collapse:collapse;width:100%;margin:8px 0 14px;font-size:14px}\
 th,td{text-align:left;vertical-align:top;padding:5px 10px 5px 0;border-bottom:1px solid var(--line);\
-overflow-wrap:break-word}\
+overflow-wrap:anywhere;min-width:5.2em}\
 thead th{color:var(--soft);font-size:12px;text-transform:uppercase;letter-spacing:.04em;\
 border-bottom:2px solid var(--line);overflow-wrap:normal}\
 tbody th{font-weight:600}table.facts th{width:230px;color:var(--soft);font-weight:400}\
-td.num,th.num{text-align:right;font-variant-numeric:tabular-nums;padding-right:14px;white-space:nowrap}\
+td.num,th.num{text-align:right;font-variant-numeric:tabular-nums;padding-right:14px}\
 .none{color:var(--soft);font-style:italic}\
 code{font:12.5px/1.45 'DejaVu Sans Mono',Consolas,monospace;overflow-wrap:anywhere}\
 ul{margin:4px 0;padding-left:18px}svg{display:block;width:100%;height:auto;margin:10px 0}\
