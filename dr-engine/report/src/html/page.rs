@@ -40,7 +40,7 @@ white-space:pre-wrap;overflow-wrap:anywhere}\
 text-transform:uppercase;letter-spacing:.07em}\
 table{border-collapse:collapse;width:100%;margin:8px 0 14px;font-size:14px}\
 th,td{text-align:left;vertical-align:top;padding:5px 10px 5px 0;border-bottom:1px solid var(--line);\
-overflow-wrap:anywhere;min-width:5.2em}\
+overflow-wrap:anywhere;min-width:6.2em}\
 thead th{color:var(--soft);font-size:12px;text-transform:uppercase;letter-spacing:.04em;\
 border-bottom:2px solid var(--line);overflow-wrap:normal}\
 tbody th{font-weight:600}table.facts th{width:230px;color:var(--soft);font-weight:400}\
