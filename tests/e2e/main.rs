@@ -11,6 +11,7 @@
 mod harness;
 
 mod bad_input;
+mod demo;
 mod drill_honesty;
 mod judge;
 mod new_host;
