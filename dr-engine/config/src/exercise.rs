@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::parse::{invalid, invalid_at, parse, positive, read};
-use crate::{ConfigError, DrillFile, ProbeFile, RunbookFile};
+use crate::{ConfigError, DrillFile, FaultConfig, ProbeFile, RunbookFile, Step};
 
 fn absolute(path: &Path) -> Result<PathBuf, ConfigError> {
     std::path::absolute(path).map_err(|source| ConfigError::Read {
@@ -24,9 +24,22 @@ impl RunbookFile {
             return Err(invalid_at(
                 path,
                 &text,
-                "steps:",
+                &["steps:"],
                 "the runbook has no steps",
                 None,
+            ));
+        }
+        let compares_nothing = |step: &Step| match step {
+            Step::VerifySql(step) => step.at_least.is_none() && step.equals.is_none(),
+            _ => false,
+        };
+        if runbook.steps.iter().any(compares_nothing) {
+            return Err(invalid_at(
+                path,
+                &text,
+                &["verify_sql:"],
+                "a verify_sql step compares with nothing and would always succeed",
+                "give at_least or equals".to_owned(),
             ));
         }
         Ok(runbook)
@@ -46,7 +59,7 @@ impl DrillFile {
             return Err(invalid_at(
                 &path,
                 &text,
-                "by:",
+                &["detect:", "by:"],
                 format!("a fault cannot be detected by `{}`", drill.detect.by),
                 "by: probe".to_owned(),
             ));
@@ -55,20 +68,36 @@ impl DrillFile {
             return Err(invalid_at(
                 &path,
                 &text,
-                "after_failures",
+                &["detect:", "after_failures:"],
                 "detection after 0 failures would precede the fault",
                 "1 or more".to_owned(),
+            ));
+        }
+        // Said now and not when the sandbox stands and the load runs.
+        if let FaultConfig::KillPrimary { signal, .. } = &drill.fault
+            && !["KILL", "QUIT"].contains(&signal.as_str())
+        {
+            return Err(invalid_at(
+                &path,
+                &text,
+                &["kill_primary:", "signal:"],
+                format!("a primary is not killed by `{signal}`"),
+                "KILL or QUIT".to_owned(),
             ));
         }
         let folder = path.parent().unwrap_or(Path::new("/"));
         drill.probe.file = folder.join(&drill.probe.file);
         drill.runbook = folder.join(&drill.runbook);
-        for (what, file) in [("probe", &drill.probe.file), ("runbook", &drill.runbook)] {
+        let places: [(&str, &PathBuf, &[&str]); 2] = [
+            ("probe", &drill.probe.file, &["probe:", "file:"]),
+            ("runbook", &drill.runbook, &["runbook:"]),
+        ];
+        for (what, file, route) in places {
             if !file.is_file() {
                 return Err(invalid_at(
                     &path,
                     &text,
-                    &format!("{what}:"),
+                    route,
                     format!("the drill's {what} {} is not there", file.display()),
                     "the path is relative to the drill's file".to_owned(),
                 ));

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use dr_model::{RepositoryName, TierName, WorkloadName};
 
-use crate::parse::{invalid, invalid_at, parse, read, suggestion};
+use crate::parse::{invalid_at, parse, read, suggestion};
 use crate::schedule::check_schedule;
 use crate::{ConfigError, EngineFile, RepositoryConfig, Tier, WorkloadConfig, WorkloadSource};
 
@@ -84,7 +84,12 @@ impl Config {
                 return Err(invalid_at(
                     &config.path,
                     &text,
-                    &format!("tier: {}", workload.tier),
+                    &[
+                        "workloads:",
+                        &format!("{name}:"),
+                        "tier:",
+                        workload.tier.as_str(),
+                    ],
                     format!(
                         "workload `{name}` names tier `{}`, which does not exist",
                         workload.tier
@@ -186,7 +191,14 @@ impl WorkloadConfig {
 fn validate_engine(engine: &EngineFile, path: &Path, text: &str) -> Result<(), ConfigError> {
     for (name, repository) in &engine.repositories {
         let at = |message: String, hint: &str| {
-            invalid_at(path, text, &format!("{name}:"), message, hint.to_owned())
+            let here = format!("{name}:");
+            invalid_at(
+                path,
+                text,
+                &["repositories:", &here],
+                message,
+                hint.to_owned(),
+            )
         };
         if repository.path.is_some() == repository.s3.is_some() {
             return Err(at(
@@ -205,7 +217,7 @@ fn validate_engine(engine: &EngineFile, path: &Path, text: &str) -> Result<(), C
         return Err(invalid_at(
             path,
             text,
-            "catalog:",
+            &["catalog:"],
             format!("`{}` is no catalog", engine.catalog),
             "write sqlite:PATH".to_owned(),
         ));
@@ -223,13 +235,17 @@ fn validate_workload(
     path: &Path,
     text: &str,
 ) -> Result<(), ConfigError> {
-    let at = |needle: &str, message: String, hint: String| {
-        Err(invalid_at(path, text, needle, message, hint))
-    };
     let here = format!("{name}:");
+    let at = |inner: &[&str], message: String, hint: String| {
+        let route: Vec<&str> = ["workloads:", here.as_str()]
+            .into_iter()
+            .chain(inner.iter().copied())
+            .collect();
+        Err(invalid_at(path, text, &route, message, hint))
+    };
     if workload.source().is_none() {
         return at(
-            &here,
+            &[],
             format!("workload `{name}` needs exactly one of `postgres`, `nats` and `files`"),
             "write two workloads for two sources".to_owned(),
         );
@@ -239,14 +255,14 @@ fn validate_workload(
         [repository] => {
             let known = engine.repositories.keys().map(RepositoryName::as_str);
             return at(
-                repository.as_str(),
+                &["repositories:", repository.as_str()],
                 format!("workload `{name}` names repository `{repository}`, which does not exist"),
                 suggestion(repository.as_str(), known),
             );
         }
         other => {
             return at(
-                &here,
+                &["repositories:"],
                 format!("workload `{name}` names {} repositories", other.len()),
                 "name exactly one; copies in several repositories are not supported yet".to_owned(),
             );
@@ -256,16 +272,25 @@ fn validate_workload(
         && has_password(&postgres.url)
     {
         return at(
-            "url:",
+            &["url:"],
             format!("the URL of workload `{name}` holds a password"),
             "take it out and use password_env, password_file or PGPASSFILE".to_owned(),
+        );
+    }
+    if let Some(nats) = &workload.nats
+        && has_password(&nats.url)
+    {
+        return at(
+            &["url:"],
+            format!("the URL of workload `{name}` holds a password"),
+            "take it out; a NATS server that asks for one is not supported yet".to_owned(),
         );
     }
     if let Some(nats) = &workload.nats
         && nats.streams.is_empty()
     {
         return at(
-            &here,
+            &["streams:"],
             format!("workload `{name}` names no stream"),
             "streams: [NAME]".to_owned(),
         );
@@ -319,7 +344,7 @@ fn load_tiers(
         invalid_at(
             engine_path,
             engine_text,
-            "tiers:",
+            &["tiers:"],
             format!(
                 "cannot read the folder of tiers, {}: {error}",
                 folder.display()
@@ -358,7 +383,7 @@ impl Tier {
             return Err(invalid_at(
                 path,
                 &text,
-                "tier:",
+                &["tier:"],
                 format!("tier `{}` stands in a file of another name", tier.tier),
                 format!("name the file {}.yaml", tier.tier),
             ));
@@ -368,14 +393,27 @@ impl Tier {
         check_schedule(
             path,
             &text,
+            "backup:",
             &tier.backup.cron,
             tier.backup.timezone.as_deref(),
         )?;
         if let Some(verify) = &tier.verify {
-            check_schedule(path, &text, &verify.cron, verify.timezone.as_deref())?;
+            check_schedule(
+                path,
+                &text,
+                "verify:",
+                &verify.cron,
+                verify.timezone.as_deref(),
+            )?;
         }
         if let Some(drill) = &tier.drill {
-            check_schedule(path, &text, &drill.cron, drill.timezone.as_deref())?;
+            check_schedule(
+                path,
+                &text,
+                "drill:",
+                &drill.cron,
+                drill.timezone.as_deref(),
+            )?;
         }
         if let Some(level) = tier.compression
             && !(1..=19).contains(&level)
@@ -383,14 +421,16 @@ impl Tier {
             return Err(invalid_at(
                 path,
                 &text,
-                "compression",
+                &["compression:"],
                 format!("compression {level} is out of range"),
                 "1 (fast) to 19 (small)".to_owned(),
             ));
         }
         if tier.retention.min_redundancy == 0 {
-            return Err(invalid(
+            return Err(invalid_at(
                 path,
+                &text,
+                &["min_redundancy:"],
                 "min_redundancy is 0: retention could remove the last restore point",
                 "1 or more".to_owned(),
             ));

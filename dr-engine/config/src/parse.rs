@@ -47,20 +47,17 @@ pub(crate) fn invalid(
     }
 }
 
-/// An error about the first line of `text` that holds `needle`: for what only shows when the whole
-/// file is known.
+/// An error about the place in `text` that is reached by finding the `route`'s parts one after the other:
+/// for what only shows when the whole file is known. A part that ends in `:` is a key, others are values.
+/// Comments are not looked at.
 pub(crate) fn invalid_at(
     path: &Path,
     text: &str,
-    needle: &str,
+    route: &[&str],
     message: impl Into<String>,
     hint: impl Into<Option<String>>,
 ) -> ConfigError {
-    let place = text.lines().enumerate().find_map(|(number, line)| {
-        let code = line.split(" #").next().unwrap_or(line);
-        code.find(needle).map(|byte| (number + 1, byte + 1))
-    });
-    let (line, column) = place.unwrap_or((0, 0));
+    let (line, column) = place(text, route).unwrap_or((0, 0));
     ConfigError::Invalid {
         path: path.to_owned(),
         line,
@@ -68,6 +65,56 @@ pub(crate) fn invalid_at(
         message: message.into(),
         hint: hint.into(),
     }
+}
+
+/// Line and column of the last part of the route that is found; `None` when not even the first is.
+fn place(text: &str, route: &[&str]) -> Option<(usize, usize)> {
+    let lines: Vec<&str> = text.lines().map(without_comment).collect();
+    let mut reached = None;
+    let mut next = (0, 0);
+    for part in route {
+        let hit = lines
+            .iter()
+            .enumerate()
+            .skip(next.0)
+            .find_map(|(number, line)| {
+                let from = if number == next.0 { next.1 } else { 0 };
+                whole_word(line, part, from).map(|byte| (number, byte))
+            });
+        let Some((number, byte)) = hit else { break };
+        let column = lines
+            .get(number)
+            .and_then(|line| line.get(..byte))
+            .map_or(0, |before| before.chars().count());
+        reached = Some((number + 1, column + 1));
+        next = (number, byte + part.len());
+    }
+    reached
+}
+
+fn without_comment(line: &str) -> &str {
+    if line.trim_start().starts_with('#') {
+        return "";
+    }
+    line.split(" #").next().unwrap_or(line)
+}
+
+/// Where `part` stands in `line`, from byte `from`, and is not a piece of a longer word.
+fn whole_word(line: &str, part: &str, from: usize) -> Option<usize> {
+    let in_word = |c: char| c.is_alphanumeric() || matches!(c, '_' | '-');
+    line.match_indices(part)
+        .filter(|(byte, _)| *byte >= from)
+        .find_map(|(byte, _)| {
+            let before = line.get(..byte)?.chars().next_back();
+            let after = line.get(byte + part.len()..)?.chars().next();
+            let begins = !before.is_some_and(in_word) || !part.starts_with(in_word);
+            let ends = if part.ends_with(':') {
+                after.is_none_or(char::is_whitespace)
+            } else {
+                !after.is_some_and(in_word) || !part.ends_with(in_word)
+            };
+            (begins && ends).then_some(byte)
+        })
 }
 
 /// The nearest of the known names, if one is near, else the list.
@@ -99,7 +146,12 @@ fn explain(error: &YamlError) -> (String, Option<String>) {
             format!("unknown word `{variant}`"),
             Some(suggestion(variant, expected.iter().copied())),
         ),
-        YamlError::SerdeMissingField { field, .. } => (format!("missing key `{field}`"), None),
+        // The place is that of another key of the same mapping.
+        YamlError::SerdeMissingField { field, .. } => (
+            format!("missing key `{field}`"),
+            Some("it belongs beside the key that stands here".to_owned()),
+        ),
+        YamlError::InvalidScalar { ty, .. } => (format!("expected {}", in_words(ty)), None),
         YamlError::DuplicateMappingKey { key, .. } => (
             key.as_ref().map_or_else(
                 || "a key twice".to_owned(),
@@ -118,6 +170,16 @@ fn explain(error: &YamlError) -> (String, Option<String>) {
             ..
         } => (format!("expected {expected}, found {unexpected}"), None),
         other => (first_line(&other.render()), None),
+    }
+}
+
+/// Rust's name of a type in words that mean something in a file.
+fn in_words(ty: &str) -> String {
+    match ty {
+        "u8" | "u16" | "u32" | "u64" | "usize" => "a whole number, not below 0".to_owned(),
+        "i8" | "i16" | "i32" | "i64" | "isize" => "a whole number".to_owned(),
+        "boolean" => "true or false".to_owned(),
+        other => other.to_owned(),
     }
 }
 
@@ -144,7 +206,7 @@ pub(crate) fn positive(
         return Err(invalid_at(
             path,
             text,
-            key,
+            &[&format!("{key}:")],
             format!("`{key}` is zero"),
             "write a duration like 200ms, 30s or 15m".to_owned(),
         ));

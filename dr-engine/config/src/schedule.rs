@@ -19,6 +19,7 @@ pub fn with_seconds(expression: &str) -> String {
 pub(crate) fn check_schedule(
     path: &Path,
     text: &str,
+    section: &str,
     expression: &str,
     zone: Option<&str>,
 ) -> Result<(), ConfigError> {
@@ -26,7 +27,7 @@ pub(crate) fn check_schedule(
         return Err(invalid_at(
             path,
             text,
-            expression,
+            &[section, "cron:", expression],
             format!("`{expression}` is no schedule: {error}"),
             "six fields: second minute hour day-of-month month day-of-week (1 or SUN is Sunday), like \
              \"0 30 3 * * *\" for half past three every night"
@@ -44,7 +45,7 @@ pub(crate) fn check_schedule(
         return Err(invalid_at(
             path,
             text,
-            zone,
+            &[section, "timezone:", zone],
             format!("`{zone}` is no time zone"),
             format!("did you mean `{nearest}`? Zones have IANA names like America/Chicago"),
         ));
