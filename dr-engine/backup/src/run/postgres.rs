@@ -314,6 +314,16 @@ impl WalWork {
         Ok(())
     }
 
+    /// The segment as the server still has it; `None` when it was recycled already.
+    fn own_segment(&self, name: &WalFileName) -> Result<Option<Vec<u8>>, BackupError> {
+        let path = self.pg_wal.join(name.to_string());
+        match std::fs::read(&path) {
+            Ok(body) => Ok(Some(body)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(file_error("read", &path)(error)),
+        }
+    }
+
     /// Proves that the repository gives back what a restore of this point will ask it for.
     fn read_back(&self, name: &WalFileName) -> Result<(), BackupError> {
         let body = self
@@ -337,6 +347,13 @@ impl WalWork {
                 let found = wal::check_segment(name, &body)?;
                 if found != self.position.system_id {
                     return Err(bad("it belongs to another cluster"));
+                }
+                // A rescue or a copy may have stored another end under this name: the start of this very
+                // backup could be missing in it.
+                if let Some(own) = self.own_segment(name)?
+                    && own != body
+                {
+                    return Err(bad("it is not what this server wrote"));
                 }
             }
             _ => {

@@ -137,13 +137,6 @@ fn rescue_one(
             "its timeline is not the cluster's".to_owned(),
         ));
     }
-    let stored = repository.wal_info(workload, name).map_err(store_error(
-        format!("look for {name} of `{workload}`"),
-        repository,
-    ))?;
-    if stored.is_some() {
-        return Ok(Verdict::AlreadyThere);
-    }
     let body = push::read_whole(file)?;
     if is_segment {
         // A recycled segment, renamed for future use, still holds the pages of an old one; an
@@ -152,6 +145,17 @@ fn rescue_one(
             Ok(system_id) => check_binding(repository, workload, system_id)?,
             Err(error) => return Ok(Verdict::LeftOut(error.to_string())),
         };
+    }
+    // By content, not by name: the server may have come back after an earlier rescue and written more into
+    // the segment that was stored then. Storing it is then refused, loudly.
+    let stored = repository
+        .holds_wal(workload, name, &body)
+        .map_err(store_error(
+            format!("look for {name} of `{workload}`"),
+            repository,
+        ))?;
+    if stored == Some(true) {
+        return Ok(Verdict::AlreadyThere);
     }
     Ok(
         match push::put(repository, workload, name, &body, installation.clock.now())? {

@@ -79,6 +79,26 @@ impl Repository {
         Ok(WalPut::AlreadyThere)
     }
 
+    /// Whether a WAL file is stored with this content; `None` when it is not stored. Reads only its head.
+    ///
+    /// # Errors
+    /// When its head is damaged or the place fails.
+    pub fn holds_wal(
+        &self,
+        workload: &WorkloadName,
+        name: &WalFileName,
+        body: &[u8],
+    ) -> Result<Option<bool>, StoreError> {
+        if self.wal_info(workload, name)?.is_none() {
+            return Ok(None);
+        }
+        let repo = self.inner();
+        let object = object_name(workload, name)?;
+        let keys = repo.required_data_keys(workload)?;
+        let head = repo.wal_head(&keys, &object)?;
+        Ok(head.map(|head| head.mac == keys.wal_mac(&object, body)))
+    }
+
     /// A WAL file's content, verified; `None` only if the repository answered and lacks it.
     ///
     /// # Errors
