@@ -26,13 +26,29 @@ use clap::Parser;
 pub fn main() -> ExitCode {
     let arguments = match args::Arguments::try_parse() {
         Ok(arguments) => arguments,
-        Err(error) => return output::usage(&error),
+        Err(error) => {
+            let code = output::usage(&error);
+            // A `restore_command` that cannot be understood proves nothing about the archive.
+            let is_wrong_fetch = error.use_stderr() && is_fetch();
+            return if is_wrong_fetch { fetch_failed() } else { code };
+        }
     };
-    output::install_logging(&arguments.command);
     // WAL first: it must start fast and needs no runtime of its own.
     if let args::Command::Wal(command) = &arguments.command {
-        return commands::wal::run(command, arguments.config.as_deref());
+        let run = || {
+            output::install_logging(&arguments.command);
+            commands::wal::run(command, arguments.config.as_deref())
+        };
+        // The code of a panic, 101, would mean "not in the archive".
+        return std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)).unwrap_or_else(|_| {
+            if is_fetch() {
+                fetch_failed()
+            } else {
+                ExitCode::FAILURE
+            }
+        });
     }
+    output::install_logging(&arguments.command);
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -44,4 +60,14 @@ pub fn main() -> ExitCode {
     // Blocking work that was cancelled may still hold a thread; the process does not wait for it.
     runtime.shutdown_background();
     code
+}
+
+fn fetch_failed() -> ExitCode {
+    ExitCode::from(commands::wal::FETCH_FAILED)
+}
+
+/// Whether this process was called as `dr … wal fetch …`, readable or not.
+fn is_fetch() -> bool {
+    let mut words = std::env::args_os().skip(1);
+    words.any(|word| word == "wal") && words.any(|word| word == "fetch")
 }

@@ -15,7 +15,7 @@ use crate::failure::Failure;
 use crate::output;
 
 const FETCH_ABSENT: u8 = 1;
-const FETCH_FAILED: u8 = 200;
+pub(crate) const FETCH_FAILED: u8 = 200;
 
 pub(crate) fn run(command: &WalCommand, config: Option<&Path>) -> ExitCode {
     match command {
