@@ -52,6 +52,15 @@ pub(crate) async fn begin(live: &mut PgConnection) -> Result<u64, TenantError> {
         "switching triggers off for this transaction (session_replication_role)",
     )
     .await?;
+    // A database that does not wait for its disk would forget the commit in a crash, after the outcome
+    // was recorded. A stricter setting than `on` stays.
+    sql::run(
+        live,
+        "select set_config('synchronous_commit', 'on', true) \
+         where current_setting('synchronous_commit') = 'off'",
+        "making the commit durable (synchronous_commit)",
+    )
+    .await?;
     let counting: String = sql::value(
         live,
         "select current_setting('track_counts')",

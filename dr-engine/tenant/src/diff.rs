@@ -394,20 +394,25 @@ pub(crate) async fn compare_again(
             image = image("s")
         )
     };
-    let rewritten = if table.key.is_empty() {
-        "false".to_owned()
-    } else {
+    let there = |which: &str| {
+        if table.key.is_empty() {
+            return "false".to_owned();
+        }
         let on = table
             .key
             .iter()
             .map(|key| format!("x.c{p} {} t.c{p}", key.operator, p = key.place));
         let on = on.collect::<Vec<_>>().join(" and ");
-        format!("exists (select from {SCHEMA}.after_{number} x where x.since and {on})")
+        format!("exists (select from {SCHEMA}.after_{number} x where {which} and {on})")
     };
-    // In mode `missing` more rows than at the target are as they must be, and rows keep later changes.
+    // In mode `missing` more rows than at the target are as they must be, and rows keep later changes: but
+    // every row of the target must be there.
     let wrong = match mode {
-        Mode::Missing => "false".to_owned(),
-        _ => format!("(a.h is null and not {rewritten}) or (t.h is null and not a.since)"),
+        Mode::Missing => format!("a.h is null and not {}", there("true")),
+        _ => format!(
+            "(a.h is null and not {}) or (t.h is null and not a.since)",
+            there("x.since")
+        ),
     };
     let compared = format!(
         "select count(*) filter (where {wrong}), \

@@ -265,6 +265,19 @@ fn inside(root: &Path, relative: &str) -> Result<PathBuf, TenantError> {
     Ok(path)
 }
 
+/// Leaves out entries that are already as they are to be: a restore that was interrupted after its commit
+/// may not have put its files back, and taking it back then has nothing to do for them.
+pub(crate) fn leave_out_done(root: &Path, changes: &mut FolderChanges) -> Result<(), TenantError> {
+    let mut left = Vec::new();
+    for change in std::mem::take(&mut changes.entries) {
+        if look(&inside(root, &change.path)?)? != change.after {
+            left.push(change);
+        }
+    }
+    changes.entries = left;
+    Ok(())
+}
+
 /// Entries that are not what the plan was made from.
 pub(crate) fn changed_since(
     root: &Path,

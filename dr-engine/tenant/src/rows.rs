@@ -203,7 +203,8 @@ pub(crate) async fn close(connection: PgConnection) {
 pub(crate) struct Committed {
     pub(crate) written: Written,
     pub(crate) from: Lsn,
-    pub(crate) to: Lsn,
+    /// Where the WAL stood after the commit, or why that is not known.
+    pub(crate) to: Result<Lsn, String>,
 }
 
 /// Where a transaction's before-images go.
@@ -259,10 +260,19 @@ where
         }
     };
     commit(live, live_options, &written, &set.restore).await?;
-    let mut live = session(live_options, "the live database").await?;
-    let to = flush_position(&mut live).await?;
-    close(live).await;
+    // Committed: from here on a failure only means that the WAL is not looked at.
+    let to = position_after(live_options).await;
     Ok(Committed { written, from, to })
+}
+
+async fn position_after(live_options: &ConnectOptions) -> Result<Lsn, String> {
+    let asked = async {
+        let mut live = session(live_options, "the live database").await?;
+        let to = flush_position(&mut live).await?;
+        close(live).await;
+        Ok::<Lsn, TenantError>(to)
+    };
+    asked.await.map_err(|error| error.to_string())
 }
 
 pub(crate) async fn insert_position(live: &mut PgConnection) -> Result<Lsn, TenantError> {
@@ -298,8 +308,11 @@ async fn commit(
         close(live).await;
         return Ok(());
     };
-    let answered =
-        matches!(&error, TenantError::Sql { source, .. } if source.as_database_error().is_some());
+    // Class 57 is the server ending the session (a shutdown, a crash of another process), which can come
+    // after the commit: it says nothing about the transaction.
+    let answered = matches!(&error, TenantError::Sql { source, .. } if source
+        .as_database_error()
+        .is_some_and(|said| said.code().is_some_and(|code| !code.starts_with("57"))));
     drop(live);
     match outcome(options, written.xid).await {
         Some(status) if status == "committed" => Ok(()),
@@ -365,7 +378,11 @@ pub(crate) async fn look_again(
         detail = format!("rows that differ: {}", wrong.join(", "));
     }
     Ok(ProofLine {
-        what: "the tenant's rows are as they were at the target".to_owned(),
+        what: match subject.mode {
+            Mode::Missing => "the tenant's rows of the target are all there",
+            _ => "the tenant's rows are as they were at the target",
+        }
+        .to_owned(),
         outcome: if wrong.is_empty() {
             ProofOutcome::Agrees
         } else {
@@ -407,6 +424,10 @@ pub(crate) async fn wal_agrees(
     bin_directory: Option<&Path>,
     committed: &Committed,
 ) -> Result<ProofLine, TenantError> {
+    let to = match &committed.to {
+        Ok(to) => *to,
+        Err(why) => return Ok(wal_count::line(ProofOutcome::NotMeasured, why.as_str())),
+    };
     let mut live = session(live_options, "the live database").await?;
     let identity = dr_sources::postgres::identify(&mut live)
         .await
@@ -422,7 +443,7 @@ pub(crate) async fn wal_agrees(
                 bin_directory,
                 timeline: identity.timeline,
                 from: committed.from,
-                to: committed.to,
+                to,
             };
             let rows = CatalogRows::read(&mut live).await?;
             let counted = &committed.written.counted;

@@ -127,6 +127,11 @@ pub async fn prepare(
         work,
     };
     execution.plan.warnings.extend(note);
+    // What limits the restore of the scratch instance limits the tenant's.
+    execution
+        .plan
+        .warnings
+        .extend(scratch.plan.notes.iter().cloned());
     compare(&mut execution, &scratch, progress.as_ref(), &cancel).await?;
     if cancel.is_cancelled() {
         return Err(TenantError::Cancelled);
@@ -604,6 +609,7 @@ async fn plan_undo(execution: &mut Execution, forward: &ChangeSet) -> Result<(),
     let reversed = &execution.set.tables;
     crate::conflicts::surroundings(&catalog, reversed, &mut warnings, &mut refused);
     rows::close(live).await;
+    leave_out_done(execution).await?;
     refused.extend(changed_files(&execution.installation, &execution.set).await?);
     let plan = &mut execution.plan;
     plan.tables = execution.set.tables.iter().map(table_plan).collect();
@@ -615,6 +621,19 @@ async fn plan_undo(execution: &mut Execution, forward: &ChangeSet) -> Result<(),
         .collect();
     plan.warnings.extend(warnings);
     plan.refused = refused;
+    Ok(())
+}
+
+async fn leave_out_done(execution: &mut Execution) -> Result<(), TenantError> {
+    let installation = execution.installation.clone();
+    for folder in &mut execution.set.folders {
+        let (root, mut changes) = (root_of(&installation, &folder.workload)?, folder.clone());
+        *folder = blocking("compare the tenant's files", move || {
+            folders::leave_out_done(&root, &mut changes)?;
+            Ok(changes)
+        })
+        .await?;
+    }
     Ok(())
 }
 
