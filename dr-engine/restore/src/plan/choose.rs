@@ -136,6 +136,19 @@ impl Stored {
     }
 }
 
+/// Whether a base backup that began at or after `time` proves that the archive has passed it. The arrival of
+/// a segment does not: an archiver that fell behind delivers old commits late.
+fn archive_has_passed(
+    stored: &Stored,
+    timeline: Timeline,
+    reaches_lsn: dr_model::Lsn,
+    time: DateTime<Utc>,
+) -> bool {
+    stored
+        .bases(timeline)
+        .any(|(point, base, ..)| point.started >= time && base.start_lsn <= reaches_lsn)
+}
+
 fn unreachable(stored: &Stored, target: &Target, why: String, nearest: String) -> RestoreError {
     RestoreError::Unreachable {
         workload: stored.workload.clone(),
@@ -160,7 +173,11 @@ pub(super) fn may_lie_behind_the_archive(request: &RestoreRequest, stored: &Stor
     };
     match &request.target {
         Target::Latest | Target::RestorePoint(_) => false,
-        Target::Time(time) => time.to_utc() + ARRIVAL_MARGIN > arrived,
+        Target::Time(time) => {
+            let time = time.to_utc();
+            time + ARRIVAL_MARGIN > arrived
+                || !archive_has_passed(stored, timeline, coverage.reaches_lsn, time)
+        }
         Target::Lsn(lsn) => *lsn >= coverage.reaches_lsn,
     }
 }
@@ -344,10 +361,11 @@ fn at_time(
         let why = format!("the stored WAL ends at {}{gap}{live}", rfc3339(arrived));
         return Err(unreachable(stored, &request.target, why, rfc3339(arrived)));
     }
-    if let (Some(Asked::Unavailable { why }), true) = (asked, time + ARRIVAL_MARGIN > arrived) {
+    let passed = archive_has_passed(stored, timeline, coverage.reaches_lsn, time);
+    if let (Some(Asked::Unavailable { why }), false) = (asked, passed) {
         notes.push(format!(
-            "the target is close to the end of the stored WAL, and {why}: commits that were not \
-             archived are not in"
+            "nothing stored shows that the archive has passed the target, and {why}: commits that were \
+             not archived are not in"
         ));
     }
     let end = RecoveryEnd::Time { time };

@@ -54,7 +54,7 @@ pub(crate) fn recover(
         return Err(not_opened(&folder, error, began));
     }
     let note = "no later commit is in the archive: recovery went to its end, which is the state at \
-                the target";
+                the target if every commit up to it was archived";
     launch
         .start()
         .map(|server| (server, Some(note.to_owned())))
