@@ -1,11 +1,25 @@
 //! `postmaster.pid`: who serves a data directory.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// Guards against a recycled pid in a stale lock file.
 pub(super) fn is_postgres(pid: u32) -> bool {
     std::fs::read_to_string(format!("/proc/{pid}/comm"))
         .is_ok_and(|name| matches!(name.trim(), "postgres" | "postmaster"))
+}
+
+/// Whether a server's process is known to serve another data directory: a stale lock file may name a pid
+/// that is some other server's by now, after a restart of the machine. A server's working directory is what
+/// it serves; one that may not be looked at is taken at the lock file's word.
+pub(super) fn serves_another(pid: u32, data_directory: &Path) -> bool {
+    let folder = |path: &Path| {
+        std::fs::metadata(path)
+            .ok()
+            .map(|found| (found.dev(), found.ino()))
+    };
+    let serves = folder(Path::new(&format!("/proc/{pid}/cwd")));
+    serves.is_some() && serves != folder(data_directory)
 }
 
 /// `postmaster.pid` (`miscadmin.h`, LOCK_FILE_LINE_*).

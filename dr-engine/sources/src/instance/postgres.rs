@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
-use super::lock_file::{LockFile, is_postgres};
+use super::lock_file::{LockFile, is_postgres, serves_another};
 use super::process::{descendants, is_alive, signal, stat, wait_until};
 use super::run_as::{RunAs, command, give};
 use crate::SourceError;
@@ -264,7 +264,7 @@ impl PostgresInstance {
         let stat = stat(lock.pid)
             .filter(|_| is_alive(lock.pid))
             .ok_or_else(not_running)?;
-        if !is_postgres(lock.pid) {
+        if !is_postgres(lock.pid) || serves_another(lock.pid, data_directory) {
             return Err(not_running());
         }
         Ok(Self {

@@ -88,6 +88,10 @@ fn lines(settings: &RecoverySettings) -> Vec<(String, String)> {
     if !settings.as_primary {
         // A copy that archives would push its timeline into the original's archive.
         lines.push(("archive_mode", "off".to_owned()));
+        // Its subscriptions would take the changes out of the original's slots, and its commits would wait
+        // for the original's standbys.
+        lines.push(("max_logical_replication_workers", "0".to_owned()));
+        lines.push(("synchronous_standby_names", String::new()));
     }
     let extra = settings
         .extra
