@@ -14,5 +14,6 @@ mod harness;
 mod debian_cluster;
 mod folders_and_streams;
 mod refused;
+mod s3;
 mod targets;
 mod wal;
