@@ -117,7 +117,10 @@ impl Shell {
             _ => {
                 let all: Vec<&str> = talk.lines().chain(out.lines()).collect();
                 // The error begins where it says so; progress before it is no cause.
-                let from = all.iter().rposition(|line| line.starts_with("error:"));
+                let from = all.iter().rposition(|line| {
+                    let line = line.trim_start();
+                    line.starts_with("error:") || line.starts_with("cause:")
+                });
                 let words: Vec<&str> = all
                     .iter()
                     .skip(from.unwrap_or(0))

@@ -362,6 +362,20 @@ fn at_time(
         return Err(unreachable(stored, &request.target, why, rfc3339(arrived)));
     }
     let passed = archive_has_passed(stored, timeline, coverage.reaches_lsn, time);
+    // Newer WAL is stored behind a hole: the end of the chain is then not the end of what happened, and
+    // stopping there would give an earlier state than the one asked for.
+    if let (Some(gap), false) = (coverage.gaps.first(), passed)
+        && time + ARRIVAL_MARGIN > arrived
+    {
+        let why = format!(
+            "{gap} is missing, and nothing stored shows that the target lies before it; what comes before \
+             it arrived until {}",
+            rfc3339(arrived)
+        );
+        let nearest = rfc3339(arrived - ARRIVAL_MARGIN);
+        return Err(unreachable(stored, &request.target, why, nearest));
+    }
+    let end_of_archive_is_enough = coverage.gaps.is_empty();
     if let (Some(Asked::Unavailable { why }), false) = (asked, passed) {
         notes.push(format!(
             "nothing stored shows that the archive has passed the target, and {why}: commits that were \
@@ -375,7 +389,7 @@ fn at_time(
         (point, base),
         coverage,
         end,
-        true,
+        end_of_archive_is_enough,
         notes,
     ))
 }

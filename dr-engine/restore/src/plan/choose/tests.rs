@@ -240,3 +240,31 @@ fn a_base_without_its_own_wal_is_not_used() {
         Err(RestoreError::BadPoint { .. })
     ));
 }
+
+#[test]
+fn a_hole_in_the_wal_is_never_taken_for_its_end() {
+    // Segment 4 is missing and 5 is there; what comes before the hole arrived until 400.
+    let all = stored(
+        vec![base(1, 2, 100)],
+        &[(1, 2), (1, 3), (1, 5)],
+        BTreeMap::new(),
+        400,
+    );
+    let asked = Asked::Completed { at: at(500) };
+    let error = cluster(&to(time(399)), &all, Some(&asked)).unwrap_err();
+    assert!(
+        error.to_string().contains("000000010000000000000004"),
+        "{error}"
+    );
+    // Long before the hole it is tried; if no commit behind the target shows up, that is a failure.
+    let plan = cluster(&to(time(200)), &all, None).unwrap();
+    assert!(!replay_of(&plan).end_of_archive_is_enough);
+    let whole = stored(
+        vec![base(1, 2, 100)],
+        &[(1, 2), (1, 3)],
+        BTreeMap::new(),
+        400,
+    );
+    let plan = cluster(&to(time(200)), &whole, None).unwrap();
+    assert!(replay_of(&plan).end_of_archive_is_enough);
+}
