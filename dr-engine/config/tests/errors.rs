@@ -489,3 +489,21 @@ fn everything_that_ships_loads() {
         RunbookFile::load(path).map(|runbook| runbook.runbook)
     });
 }
+
+#[test]
+fn the_drill_in_the_readme_loads() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let readme = fs::read_to_string(root.join("drills/README.md")).unwrap();
+    let example = readme
+        .split("```yaml\n")
+        .nth(1)
+        .unwrap()
+        .split("```")
+        .next()
+        .unwrap();
+    let folder = Folder::new();
+    let runbook = "runbooks/restore-tenant.yaml";
+    fs::copy(root.join(runbook), folder.path(runbook)).unwrap();
+    fs::write(folder.path("drills/example.yaml"), example).unwrap();
+    folder.load("drills/example.yaml").unwrap();
+}
