@@ -18,6 +18,10 @@ use crate::plan::Tenant;
 use crate::slice::Ownership;
 use crate::{TenantError, apply, rows, sql};
 
+/// The server lets the tenant go when nothing was heard for so long: whoever holds it may have been
+/// suspended, or cut off. The restore is rolled back then.
+const IDLE_MAX: &str = "10min";
+
 /// A transaction that has begun and holds the tenant still.
 #[derive(Debug)]
 pub(crate) struct Held {
@@ -41,6 +45,8 @@ pub(crate) async fn begin(
             map,
             tenant_id: &tenant.id,
         };
+        let bound = format!("set local idle_in_transaction_session_timeout = '{IDLE_MAX}'");
+        sql::run(&mut live, &bound, "bounding how long the tenant waits").await?;
         for lock in locks(&catalog, &owner) {
             sql::run(&mut live, &lock, "holding the tenant still").await?;
         }
