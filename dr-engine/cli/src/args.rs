@@ -246,6 +246,11 @@ pub(crate) enum DrillCommand {
     },
     /// Lists drill runs.
     List,
+    /// Removes what a drill that was killed left in its sandbox's folder, and ends what still runs there.
+    Clean {
+        /// The sandbox's folder, as the drill printed it.
+        folder: PathBuf,
+    },
     /// Writes the quarter's report from all drill runs.
     Report {
         /// The quarter, like 2026Q4; the present one when left out.

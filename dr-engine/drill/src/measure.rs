@@ -255,6 +255,8 @@ pub fn measure(log: &ProbeLog, facts: Facts<'_>) -> Measurement {
 fn count_writes(log: &ProbeLog, facts: Facts<'_>, result: &mut Measurement) {
     let found = |key: &str| facts.recovered.map(|recovered| recovered.contains(key));
     let mut newest: Option<u64> = None;
+    // Of what is gone, by tenant: how far back the oldest lies.
+    let mut oldest_lost: BTreeMap<String, u64> = BTreeMap::new();
     for tenant in &log.header.tenants {
         result
             .tenants
@@ -292,6 +294,11 @@ fn count_writes(log: &ProbeLog, facts: Facts<'_>, result: &mut Measurement) {
                         &mut result.lost_after_fault
                     };
                     lost.push(record.key.clone());
+                    if before {
+                        let back = facts.fault_ns - record.done_ns;
+                        let oldest = oldest_lost.entry(record.tenant.clone()).or_default();
+                        *oldest = back.max(*oldest);
+                    }
                 }
                 if there == Some(true) && before {
                     let back = facts.fault_ns - record.done_ns;
@@ -305,7 +312,12 @@ fn count_writes(log: &ProbeLog, facts: Facts<'_>, result: &mut Measurement) {
     result.rpo_worst_tenant = result
         .tenants
         .iter()
-        .filter_map(|(name, tenant)| tenant.rpo_ns.map(|rpo| (name.clone(), rpo)))
+        // A tenant of which nothing is back is the worst off, not absent: its loss reaches at least to the
+        // first write that the probe saw acknowledged.
+        .filter_map(|(name, tenant)| {
+            let rpo = tenant.rpo_ns.or_else(|| oldest_lost.get(name).copied())?;
+            Some((name.clone(), rpo))
+        })
         .max_by_key(|(_, rpo)| *rpo);
 }
 

@@ -20,6 +20,12 @@ pub(crate) async fn run(context: &Context, command: DrillCommand) -> Result<u8, 
             execute(context, &request).await
         }
         DrillCommand::List => list(context).await,
+        DrillCommand::Clean { folder } => {
+            let folder = absolute(&folder)?;
+            dr_drill::clean_up_after(&folder)?;
+            output::data(&format!("removed {}", folder.display()));
+            Ok(0)
+        }
         DrillCommand::Report { quarter, out } => {
             let request = ReportRequest {
                 quarter,

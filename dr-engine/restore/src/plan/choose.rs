@@ -372,7 +372,7 @@ fn at_time(
              it arrived until {}",
             rfc3339(arrived)
         );
-        let nearest = rfc3339(arrived - ARRIVAL_MARGIN);
+        let nearest = rfc3339((arrived - ARRIVAL_MARGIN).max(point.moment));
         return Err(unreachable(stored, &request.target, why, nearest));
     }
     let end_of_archive_is_enough = coverage.gaps.is_empty();
