@@ -23,8 +23,7 @@ impl Drop for Told {
 }
 
 fn tell(variable: Option<(&str, &str)>) -> Option<Told> {
-    if std::env::var_os("DR_TEST_LONG").is_none() {
-        println!("skipped: takes minutes; set DR_TEST_LONG=1");
+    if !crate::harness::long() {
         return None;
     }
     let name = format!("dr-demo-test-{}", std::process::id());

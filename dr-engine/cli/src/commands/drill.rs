@@ -62,6 +62,7 @@ async fn list(context: &Context) -> Result<u8, Failure> {
     }
     if runs.is_empty() {
         output::talk("no drill was run yet; `dr drill run drills/primary-loss.yaml` runs one");
+        return Ok(0);
     }
     let rows = runs.iter().map(dr_drill::DrillRunSummary::row).collect();
     output::data(&output::table(&dr_drill::DrillRunSummary::HEADER, rows));
