@@ -112,7 +112,7 @@ pub(crate) enum BackupCommand {
     Run {
         /// The workload.
         workload: String,
-        /// Reads everything, reusing nothing that was read before.
+        /// Reads everything. Every backup does so far; what is stored already is not stored again.
         #[arg(long)]
         full: bool,
         /// Waits when another job of this workload runs.
