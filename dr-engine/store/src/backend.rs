@@ -17,6 +17,8 @@ pub use s3::{S3Backend, S3Location};
 use std::fmt::Debug;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
+
 /// What `put_new` found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PutOutcome {
@@ -33,6 +35,17 @@ pub struct ObjectEntry {
     pub name: String,
     /// Its size in bytes.
     pub size: u64,
+    /// When it was stored, by the place's own clock; some places know whole seconds only.
+    pub modified: DateTime<Utc>,
+}
+
+/// What is asked of a place beside keeping the bytes. A place that cannot do it refuses.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct PutOptions {
+    /// Nobody can delete or change the object before this.
+    pub retain_until: Option<DateTime<Utc>>,
+    /// The store's name for how it keeps the object (`STANDARD_IA`, `GLACIER`).
+    pub storage_class: Option<String>,
 }
 
 /// What a place was seen to do when the repository was created.
@@ -50,7 +63,24 @@ pub trait Backend: Send + Sync + Debug {
     ///
     /// # Errors
     /// When the object may not be durable.
-    fn put_new(&self, name: &str, body: &[u8]) -> Result<PutOutcome, BackendError>;
+    fn put_new(&self, name: &str, body: &[u8]) -> Result<PutOutcome, BackendError> {
+        self.put_new_with(name, body, &PutOptions::default())
+    }
+    /// [`Backend::put_new`] with more asked of the place.
+    ///
+    /// # Errors
+    /// When the object may not be durable, or the place cannot do what is asked.
+    fn put_new_with(
+        &self,
+        name: &str,
+        body: &[u8],
+        options: &PutOptions,
+    ) -> Result<PutOutcome, BackendError>;
+    /// The place's own clock: what [`ObjectEntry::modified`] is to be compared with.
+    ///
+    /// # Errors
+    /// When the place cannot be written: its clock is read from an object made for it.
+    fn now(&self) -> Result<DateTime<Utc>, BackendError>;
     /// The whole object; `None` only if the place answered that it is absent.
     ///
     /// # Errors

@@ -179,7 +179,9 @@ impl Checker<'_> {
 
     /// Every object lies where its kind belongs.
     fn places(&mut self) {
-        const FOLDERS: [&str; 6] = [SLOTS, "data/", "index/", POINTS, "wal/", "records/"];
+        const FOLDERS: [&str; 7] = [
+            SLOTS, DATA_KEYS, "data/", "index/", POINTS, "wal/", "records/",
+        ];
         let is_known = |name: &String| {
             name == repository::NAME || FOLDERS.iter().any(|folder| name.starts_with(folder))
         };
@@ -205,11 +207,11 @@ impl Checker<'_> {
         if let Err(error) = marker {
             self.problem(repository::NAME, error.to_string());
         }
+        for name in self.names(DATA_KEYS) {
+            let workload = name.strip_prefix(DATA_KEYS).unwrap_or_default();
+            self.data_key(&name, workload)?;
+        }
         for name in self.names(SLOTS) {
-            if let Some(workload) = name.strip_prefix(DATA_KEYS) {
-                self.data_key(&name, workload)?;
-                continue;
-            }
             let body = self.repo.get(&name)?.unwrap_or_default();
             if let Err(error) = key_slot::inspect(&body, &self.repo.master) {
                 self.problem(&name, error.to_string());

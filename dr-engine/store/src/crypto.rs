@@ -114,7 +114,7 @@ fn tag32(key: &hmac::Key, parts: &[&[u8]]) -> [u8; 32] {
 
 /// What a key slot holds in the clear so that exactly one key opens it.
 pub(crate) fn commitment(secret: &[u8], salt: &[u8; SALT_BYTES]) -> Result<[u8; 32], CryptoFailed> {
-    derive::<32>(secret, salt, &[b"dr-store/0 commitment"]).map(|value| *value)
+    derive::<32>(secret, salt, &[b"dr-store/1 commitment"]).map(|value| *value)
 }
 
 pub(crate) fn equal(left: &[u8], right: &[u8]) -> bool {
@@ -142,13 +142,13 @@ impl Keys {
     pub(crate) fn new(secret: Secret) -> Result<Self, CryptoFailed> {
         let secret_bytes = secret.as_slice();
         let part = |info: &'static [u8]| derive::<32>(secret_bytes, &[], &[info]);
-        let id = *derive::<KEY_ID_BYTES>(secret_bytes, &[], &[b"dr-store/0 key id"])?;
+        let id = *derive::<KEY_ID_BYTES>(secret_bytes, &[], &[b"dr-store/1 key id"])?;
         let naming = hmac::Key::new(
             hmac::HMAC_SHA256,
-            part(b"dr-store/0 chunk name")?.as_slice(),
+            part(b"dr-store/1 chunk name")?.as_slice(),
         );
-        let wal_mac = hmac::Key::new(hmac::HMAC_SHA256, part(b"dr-store/0 wal mac")?.as_slice());
-        let seed = derive::<8>(secret_bytes, &[], &[b"dr-store/0 cutting"])?;
+        let wal_mac = hmac::Key::new(hmac::HMAC_SHA256, part(b"dr-store/1 wal mac")?.as_slice());
+        let seed = derive::<8>(secret_bytes, &[], &[b"dr-store/1 cutting"])?;
         Ok(Self {
             id,
             naming,
@@ -189,7 +189,7 @@ impl Keys {
         kind: u8,
         salt: &[u8; SALT_BYTES],
     ) -> Result<ObjectSeal, CryptoFailed> {
-        let info: [&[u8]; 2] = [b"dr-store/0 object ", &[kind]];
+        let info: [&[u8]; 2] = [b"dr-store/1 object ", &[kind]];
         let key = derive::<32>(self.secret.as_slice(), salt, &info)?;
         ObjectSeal::new(&key)
     }

@@ -13,7 +13,7 @@ pub(crate) mod tree;
 pub(crate) mod wal;
 
 /// The version everything here is written in.
-pub(crate) const VERSION: u8 = 0;
+pub(crate) const VERSION: u8 = 1;
 
 /// The keyed hash of a chunk's plaintext.
 pub(crate) type ChunkName = [u8; 32];

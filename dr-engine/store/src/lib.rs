@@ -32,8 +32,8 @@ pub mod testing;
 mod testing;
 
 pub use backend::{
-    Backend, BackendError, Capabilities, LocalBackend, ObjectEntry, PutOutcome, S3Backend,
-    S3Location,
+    Backend, BackendError, Capabilities, LocalBackend, ObjectEntry, PutOptions, PutOutcome,
+    S3Backend, S3Location,
 };
 pub use check::{CheckOptions, CheckProblem, CheckReport};
 pub use chunk::Cutting;

@@ -55,7 +55,7 @@ pub(crate) fn data_key_name(workload: &WorkloadName) -> String {
     format!("keys/workload/{workload}")
 }
 
-pub(crate) const SLOTS: &str = "keys/";
+pub(crate) const SLOTS: &str = "keys/slot/";
 pub(crate) const DATA_KEYS: &str = "keys/workload/";
 
 /// Turns a failed decoding into an error that names the object.
@@ -127,9 +127,7 @@ impl Repository {
             error => failed("preparing the place")(error),
         })?;
         let found = backend.list("").map_err(failed("listing what is there"))?;
-        let unfinished = |name: &str| {
-            name.starts_with(TRIAL) || name.starts_with(SLOTS) && !name.starts_with(DATA_KEYS)
-        };
+        let unfinished = |name: &str| name.starts_with(TRIAL) || name.starts_with(SLOTS);
         if let Some(foreign) = found.iter().find(|entry| !unfinished(&entry.name)) {
             return Err(StoreError::NotEmpty {
                 place,
@@ -241,10 +239,7 @@ fn open_slots(
         .map_err(backend_failed(backend, "listing the key slots".to_owned()))?;
     let mut damaged = None;
     let mut seen = false;
-    for slot in slots
-        .iter()
-        .filter(|slot| !slot.name.starts_with(DATA_KEYS))
-    {
+    for slot in &slots {
         seen = true;
         let body = backend
             .get(&slot.name)

@@ -21,9 +21,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use rustix::fs::{CWD, RenameFlags};
 
-use super::{Backend, BackendError, Capabilities, ObjectEntry, PutOutcome, check_name};
+use super::{Backend, BackendError, Capabilities, ObjectEntry, PutOptions, PutOutcome, check_name};
 use crate::format::repository;
 use crate::testing::kill_point;
 
@@ -258,6 +259,7 @@ impl LocalBackend {
                 out.push(ObjectEntry {
                     name: name.to_owned(),
                     size: found.len(),
+                    modified: modified(&found),
                 });
             }
         }
@@ -282,6 +284,12 @@ impl LocalBackend {
         }
         Ok(removed)
     }
+}
+
+/// A file's modification time, which is the file server's own where the folder is mounted from one.
+fn modified(metadata: &Metadata) -> DateTime<Utc> {
+    let nanoseconds = u32::try_from(metadata.mtime_nsec()).unwrap_or(0);
+    DateTime::from_timestamp(metadata.mtime(), nanoseconds).unwrap_or_default()
 }
 
 fn create_folder(folder: &Path, parent: &Path) -> Result<(), BackendError> {
@@ -323,7 +331,12 @@ impl Backend for LocalBackend {
         self.root.display().to_string()
     }
 
-    fn put_new(&self, name: &str, body: &[u8]) -> Result<PutOutcome, BackendError> {
+    fn put_new_with(
+        &self,
+        name: &str,
+        body: &[u8],
+        _options: &PutOptions,
+    ) -> Result<PutOutcome, BackendError> {
         let path = self.path(name)?;
         self.is_there()?;
         let folder = path.parent().unwrap_or(&self.root);
@@ -333,6 +346,25 @@ impl Backend for LocalBackend {
             return Ok(PutOutcome::Exists);
         }
         self.write_new(&path, folder, body)
+    }
+
+    /// The time that a new file gets.
+    fn now(&self) -> Result<DateTime<Utc>, BackendError> {
+        self.is_there()?;
+        let path = self.root.join(format!(
+            "{TEMPORARY}{}-{}",
+            std::process::id(),
+            dr_model::random::hex(8)
+        ));
+        let _cleanup = Temporary(Some(path.clone()));
+        OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(FILE_MODE)
+            .open(&path)
+            .and_then(|file| file.metadata())
+            .map(|metadata| modified(&metadata))
+            .map_err(failed("read the clock of", &self.root))
     }
 
     fn get(&self, name: &str) -> Result<Option<Vec<u8>>, BackendError> {

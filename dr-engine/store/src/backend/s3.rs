@@ -27,11 +27,12 @@ use aws_sdk_s3::config::{
     Credentials, Region, RequestChecksumCalculation, ResponseChecksumValidation,
 };
 use aws_sdk_s3::primitives::ByteStream;
+use chrono::{DateTime, Utc};
 use md5::{Digest, Md5};
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
 
-use super::{Backend, BackendError, Capabilities, ObjectEntry, PutOutcome, check_name};
+use super::{Backend, BackendError, Capabilities, ObjectEntry, PutOptions, PutOutcome, check_name};
 use answer::{Answer, base64, classify};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -247,7 +248,12 @@ impl Backend for S3Backend {
         self.place("").trim_end_matches('/').to_owned()
     }
 
-    fn put_new(&self, name: &str, body: &[u8]) -> Result<PutOutcome, BackendError> {
+    fn put_new_with(
+        &self,
+        name: &str,
+        body: &[u8],
+        _options: &PutOptions,
+    ) -> Result<PutOutcome, BackendError> {
         let conditional = self.conditional.load(Ordering::Relaxed);
         if !conditional && self.get(name)?.is_some() {
             return Ok(PutOutcome::Exists);
@@ -264,6 +270,21 @@ impl Backend for S3Backend {
                 Err(answer) => return Err(answer.into_error("write", self.place(name))),
             }
         }
+    }
+
+    fn now(&self) -> Result<DateTime<Utc>, BackendError> {
+        let name = format!("{TRIAL}{}", dr_model::random::hex(8));
+        self.put_new(&name, b"clock")?;
+        let found = self.list(&name)?;
+        self.delete(&name)?;
+        found
+            .first()
+            .map(|entry| entry.modified)
+            .ok_or_else(|| BackendError::Store {
+                action: "read the clock of",
+                place: self.describe(),
+                source: "an object just stored is not listed".into(),
+            })
     }
 
     fn get(&self, name: &str) -> Result<Option<Vec<u8>>, BackendError> {
@@ -333,9 +354,13 @@ impl Backend for S3Backend {
                     let key = object.key.unwrap_or_default();
                     if let Some(name) = key.strip_prefix(&before) {
                         let size = u64::try_from(object.size.unwrap_or(0)).unwrap_or(0);
+                        let modified = object
+                            .last_modified
+                            .and_then(|at| DateTime::from_timestamp(at.secs(), at.subsec_nanos()));
                         found.push(ObjectEntry {
                             name: name.to_owned(),
                             size,
+                            modified: modified.unwrap_or_default(),
                         });
                     }
                 }

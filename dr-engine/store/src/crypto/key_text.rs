@@ -6,7 +6,7 @@ use zeroize::Zeroizing;
 use super::{SECRET_BYTES, Secret, random_secret, sha256};
 use crate::StoreError;
 
-const PREFIX: &str = "dr-repository-key-0:";
+const PREFIX: &str = "dr-repository-key-1:";
 const CHECK_BYTES: usize = 8;
 
 /// The key that opens a repository; kept by the operator in a key file.

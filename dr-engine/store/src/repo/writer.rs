@@ -129,7 +129,7 @@ impl Repository {
 
 /// All packs with their sizes.
 fn packs_there(repo: &Inner) -> Result<HashMap<String, u64>, StoreError> {
-    let entry = |ObjectEntry { name, size }| (name, size);
+    let entry = |ObjectEntry { name, size, .. }| (name, size);
     Ok(repo.list("data/")?.into_iter().map(entry).collect())
 }
 
