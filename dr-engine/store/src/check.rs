@@ -20,9 +20,10 @@ use crate::crypto::Keys;
 use crate::format::header::Kind;
 use crate::format::index::IndexedPack;
 use crate::format::{FormatError, key_slot, repository};
+use crate::repo::Inner;
 use crate::repo::index::Index;
+use crate::repo::keys::{Domain, SLOTS, TENANT_KEYS, WORKLOAD_KEYS, workload_key_name};
 use crate::repo::points::POINTS;
-use crate::repo::{DATA_KEYS, Inner, SLOTS, data_key_name};
 use crate::{Repository, StoreError};
 
 /// How much to check.
@@ -179,8 +180,15 @@ impl Checker<'_> {
 
     /// Every object lies where its kind belongs.
     fn places(&mut self) {
-        const FOLDERS: [&str; 7] = [
-            SLOTS, DATA_KEYS, "data/", "index/", POINTS, "wal/", "records/",
+        const FOLDERS: [&str; 8] = [
+            SLOTS,
+            WORKLOAD_KEYS,
+            TENANT_KEYS,
+            "data/",
+            "index/",
+            POINTS,
+            "wal/",
+            "records/",
         ];
         let is_known = |name: &String| {
             name == repository::NAME || FOLDERS.iter().any(|folder| name.starts_with(folder))
@@ -207,9 +215,13 @@ impl Checker<'_> {
         if let Err(error) = marker {
             self.problem(repository::NAME, error.to_string());
         }
-        for name in self.names(DATA_KEYS) {
-            let workload = name.strip_prefix(DATA_KEYS).unwrap_or_default();
+        for name in self.names(WORKLOAD_KEYS) {
+            let workload = name.strip_prefix(WORKLOAD_KEYS).unwrap_or_default();
             self.data_key(&name, workload)?;
+        }
+        for name in self.names(TENANT_KEYS) {
+            let key = self.repo.read_tenant_key(&name);
+            let _ = self.note(&name, key)?;
         }
         for name in self.names(SLOTS) {
             let body = self.repo.get(&name)?.unwrap_or_default();
@@ -225,7 +237,7 @@ impl Checker<'_> {
             self.problem(object, "its name is not that of a workload");
             return Ok(());
         };
-        let keys = self.repo.read_data_keys(&workload);
+        let keys = self.repo.read_data_keys(&Domain::Workload, object);
         let keys = self.note(object, keys)?.ok().flatten();
         self.workloads.entry(workload).or_default().keys = keys;
         Ok(())
@@ -239,7 +251,7 @@ impl Checker<'_> {
             .map(|point| (point.workload.clone(), point.id.clone()))
             .collect();
         for (workload, id) in points {
-            let object = data_key_name(&workload);
+            let object = workload_key_name(&workload);
             if self
                 .workloads
                 .get(&workload)

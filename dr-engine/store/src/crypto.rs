@@ -26,6 +26,9 @@ pub(crate) const SALT_BYTES: usize = 32;
 /// Bytes of a key's id.
 pub(crate) const KEY_ID_BYTES: usize = 16;
 
+/// Bytes of the code that stands for a tenant's name.
+pub(crate) const TENANT_CODE_BYTES: usize = 16;
+
 /// A secret that is wiped when dropped.
 pub(crate) type Secret = Zeroizing<[u8; SECRET_BYTES]>;
 
@@ -176,6 +179,32 @@ impl Keys {
     /// The code that tells whether a WAL file was pushed with this content.
     pub(crate) fn wal_mac(&self, name: &str, plaintext: &[u8]) -> [u8; 32] {
         tag32(&self.wal_mac, &[name.as_bytes(), &[0], plaintext])
+    }
+
+    /// The code a tenant's key lies under: keyed, so that it tells nobody else which tenant. The
+    /// generation counts how often the tenant's key was destroyed.
+    pub(crate) fn tenant_code(
+        &self,
+        workload: &str,
+        tenant: &str,
+        generation: u64,
+    ) -> Result<[u8; TENANT_CODE_BYTES], CryptoFailed> {
+        let key = derive::<32>(self.secret.as_slice(), &[], &[b"dr-store/1 tenant name"])?;
+        let key = hmac::Key::new(hmac::HMAC_SHA256, key.as_slice());
+        let tag = tag32(
+            &key,
+            &[
+                &generation.to_le_bytes(),
+                workload.as_bytes(),
+                &[0],
+                tenant.as_bytes(),
+            ],
+        );
+        let mut code = [0u8; TENANT_CODE_BYTES];
+        for (to, from) in code.iter_mut().zip(tag) {
+            *to = from;
+        }
+        Ok(code)
     }
 
     /// Shifts where content is cut, so that chunk lengths do not tell known files apart.

@@ -1,5 +1,6 @@
 //! What can go wrong with a repository, and what to try.
 
+use chrono::{DateTime, Utc};
 use dr_model::{RestorePointId, WalFileName, WorkloadName};
 
 use crate::BackendError;
@@ -74,6 +75,14 @@ pub enum StoreError {
         place: String,
         /// How it was noticed.
         what: String,
+    },
+    /// The key of a tenant's data was destroyed on purpose.
+    #[error("the data of tenant `{tenant}` was shredded on {}", at.format("%Y-%m-%d %H:%M:%S UTC"))]
+    Shredded {
+        /// The tenant.
+        tenant: String,
+        /// When it was ordered.
+        at: DateTime<Utc>,
     },
     /// Something that must be there is not.
     #[error("`{object}` is missing in {place}")]
@@ -174,6 +183,11 @@ impl StoreError {
             Self::WalConflict { .. } => Some(
                 "two clusters may be archiving into one workload (a copy that was started with \
                  archiving on?); find the other one before anything else"
+                    .to_owned(),
+            ),
+            Self::Shredded { .. } => Some(
+                "its key is gone from every place that could be reached: nothing brings this data \
+                 back; what belongs to others is not affected"
                     .to_owned(),
             ),
             Self::WriterFailed => Some("run the backup again".to_owned()),

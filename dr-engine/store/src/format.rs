@@ -2,6 +2,7 @@
 //! `docs/FORMAT.md` says the same in words. All integers are little-endian.
 
 pub(crate) mod bytes;
+pub(crate) mod data_key;
 pub(crate) mod header;
 pub(crate) mod index;
 pub(crate) mod key_slot;

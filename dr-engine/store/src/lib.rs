@@ -40,7 +40,10 @@ pub use chunk::Cutting;
 pub use crypto::RepositoryKey;
 pub use error::StoreError;
 pub use format::tree::{EntryKind, EntryMeta, TreeEntry};
-pub use repo::{BackupWriter, FileSummary, Repository, StoredPoint, WalInfo, WalPut, WriteOptions};
+pub use repo::{
+    BackupWriter, Domain, FileSummary, Repository, Shredding, StoredPoint, TenantKey, WalInfo,
+    WalPut, WriteOptions,
+};
 
 /// Whether this build carries test hooks (kill points, the journal of file operations). Never in a
 /// release: the `dr` binary says so in `dr version --json`, and CI checks it.

@@ -10,16 +10,18 @@
 //! content written by two at once is stored twice, which costs space and nothing else.
 
 pub(crate) mod index;
+pub(crate) mod keys;
 pub(crate) mod points;
 mod records;
 pub(crate) mod wal;
 mod writer;
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use dr_model::WorkloadName;
 
+pub use keys::{Domain, Shredding, TenantKey};
 pub use points::StoredPoint;
 pub use wal::{WalInfo, WalPut};
 pub use writer::{BackupWriter, FileSummary, WriteOptions};
@@ -31,6 +33,7 @@ use crate::format::repository::{self as marker, RepositoryObject};
 use crate::format::{FormatError, RepositoryId, VERSION, key_slot, sealed};
 use crate::{BackendError, StoreError};
 use index::Index;
+use keys::{KnownKeys, SLOTS, open_slots};
 
 /// An open repository. Cheap to clone; usable from several threads.
 #[derive(Debug, Clone)]
@@ -46,17 +49,9 @@ pub(crate) struct Inner {
     pub(crate) id: RepositoryId,
     id_text: String,
     pub(crate) master: Keys,
-    data_keys: Mutex<HashMap<WorkloadName, Arc<Keys>>>,
+    known_keys: KnownKeys,
     indexes: Mutex<HashMap<WorkloadName, Arc<Index>>>,
 }
-
-/// The object that holds a workload's data key.
-pub(crate) fn data_key_name(workload: &WorkloadName) -> String {
-    format!("keys/workload/{workload}")
-}
-
-pub(crate) const SLOTS: &str = "keys/slot/";
-pub(crate) const DATA_KEYS: &str = "keys/workload/";
 
 /// Turns a failed decoding into an error that names the object.
 pub(crate) fn unreadable(place: &str, object: &str, error: FormatError) -> StoreError {
@@ -192,7 +187,7 @@ impl Repository {
                 id: object.id,
                 id_text: hex::encode(object.id),
                 master,
-                data_keys: Mutex::new(HashMap::new()),
+                known_keys: KnownKeys::default(),
                 indexes: Mutex::new(HashMap::new()),
             }),
         })
@@ -225,39 +220,6 @@ impl Repository {
     pub(crate) fn inner(&self) -> &Inner {
         &self.inner
     }
-}
-
-/// Tries every key slot. A damaged slot is only an error when no other one opens.
-fn open_slots(
-    backend: &dyn Backend,
-    id: &RepositoryId,
-    key: &RepositoryKey,
-) -> Result<Keys, StoreError> {
-    let place = backend.describe();
-    let slots = backend
-        .list(SLOTS)
-        .map_err(backend_failed(backend, "listing the key slots".to_owned()))?;
-    let mut damaged = None;
-    let mut seen = false;
-    for slot in &slots {
-        seen = true;
-        let body = backend
-            .get(&slot.name)
-            .map_err(backend_failed(backend, format!("reading `{}`", slot.name)))?
-            .unwrap_or_default();
-        match key_slot::decode(id, &slot.name, key, &body) {
-            Ok(Some(master)) => return Ok(master),
-            Ok(None) => {}
-            Err(error) => damaged = Some(unreadable(&place, &slot.name, error)),
-        }
-    }
-    if !seen {
-        return Err(StoreError::ObjectMissing {
-            object: format!("{SLOTS}…"),
-            place,
-        });
-    }
-    Err(damaged.unwrap_or(StoreError::WrongKey { place }))
 }
 
 impl Inner {
@@ -325,69 +287,5 @@ impl Inner {
         sealed::decode(&self.id, keys, kind, object, &data)
             .map(Some)
             .map_err(|error| self.unreadable(object, error))
-    }
-
-    /// The workload's data key; `None` before anything of it was stored.
-    pub(crate) fn data_keys(
-        &self,
-        workload: &WorkloadName,
-    ) -> Result<Option<Arc<Keys>>, StoreError> {
-        let mut known = self
-            .data_keys
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if let Some(keys) = known.get(workload) {
-            return Ok(Some(Arc::clone(keys)));
-        }
-        let keys = self.read_data_keys(workload)?;
-        if let Some(keys) = &keys {
-            known.insert(workload.clone(), Arc::clone(keys));
-        }
-        Ok(keys)
-    }
-
-    /// The workload's data key as it is stored now.
-    pub(crate) fn read_data_keys(
-        &self,
-        workload: &WorkloadName,
-    ) -> Result<Option<Arc<Keys>>, StoreError> {
-        let object = data_key_name(workload);
-        let Some(body) = self.get_sealed(&self.master, Kind::WorkloadKey, &object)? else {
-            return Ok(None);
-        };
-        let body = zeroize::Zeroizing::new(body);
-        let keys = key_slot::secret_of(&body)
-            .and_then(|secret| Keys::new(secret).map_err(Into::into))
-            .map_err(|error| self.unreadable(&object, error))?;
-        Ok(Some(Arc::new(keys)))
-    }
-
-    /// The workload's data key, made now if there is none. Two processes may try at once: whoever
-    /// stored it first wins, and both read that one.
-    pub(crate) fn data_keys_or_new(
-        &self,
-        workload: &WorkloadName,
-    ) -> Result<Arc<Keys>, StoreError> {
-        if let Some(keys) = self.data_keys(workload)? {
-            return Ok(keys);
-        }
-        let object = data_key_name(workload);
-        self.put_sealed(
-            &self.master,
-            Kind::WorkloadKey,
-            &object,
-            random_secret().as_slice(),
-        )?;
-        self.data_keys(workload)?
-            .ok_or_else(|| self.missing(&object))
-    }
-
-    /// The data key of a workload of which something is stored.
-    pub(crate) fn required_data_keys(
-        &self,
-        workload: &WorkloadName,
-    ) -> Result<Arc<Keys>, StoreError> {
-        self.data_keys(workload)?
-            .ok_or_else(|| self.missing(&data_key_name(workload)))
     }
 }

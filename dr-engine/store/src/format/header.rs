@@ -29,6 +29,7 @@ pub(crate) enum Kind {
     Point = 5,
     Wal = 6,
     Record = 7,
+    TenantKey = 8,
 }
 
 /// A decoded header.

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use dr_model::{RestorePoint, RestorePointId, WorkloadName};
 
 use super::index::{Index, Located};
+use super::keys::Domain;
 use super::{Inner, Repository};
 use crate::StoreError;
 use crate::crypto::{Keys, Sha256};
@@ -153,7 +154,7 @@ impl Repository {
             return Ok(sha256.finish());
         }
         let repo = self.inner();
-        let keys = repo.required_data_keys(&point.workload)?;
+        let keys = repo.required_data_keys(&point.workload, &Domain::Workload)?;
         let index = repo.index_with(&point.workload, &keys, names)?;
         let mut rest = names;
         while let Some((run, later)) = rest.split_at_checked(run_length(&index, rest).max(1)) {

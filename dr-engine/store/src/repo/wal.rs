@@ -5,6 +5,7 @@ use chrono::{DateTime, Utc};
 use dr_model::{WalFileName, WorkloadName};
 use serde::{Deserialize, Serialize};
 
+use super::keys::{Domain, workload_key_name};
 use super::{Inner, Repository, encode_failed};
 use crate::StoreError;
 use crate::backend::PutOutcome;
@@ -57,7 +58,7 @@ impl Repository {
     ) -> Result<WalPut, StoreError> {
         let repo = self.inner();
         let object = object_name(workload, name)?;
-        let keys = repo.data_keys_or_new(workload)?;
+        let keys = repo.data_keys_or_new(workload, &Domain::Workload)?;
         let data = wal::encode(&repo.id, &keys, &object, body, pushed_at)
             .map_err(encode_failed("a WAL file"))?;
         kill_point("store.wal.before-put");
@@ -94,7 +95,7 @@ impl Repository {
         }
         let repo = self.inner();
         let object = object_name(workload, name)?;
-        let keys = repo.required_data_keys(workload)?;
+        let keys = repo.required_data_keys(workload, &Domain::Workload)?;
         let head = repo.wal_head(&keys, &object)?;
         Ok(head.map(|head| head.mac == keys.wal_mac(&object, body)))
     }
@@ -113,7 +114,7 @@ impl Repository {
         let Some(data) = repo.get(&object)? else {
             return Ok(None);
         };
-        let keys = repo.required_data_keys(workload)?;
+        let keys = repo.required_data_keys(workload, &Domain::Workload)?;
         wal::decode(&repo.id, &keys, &object, &data)
             .map(Some)
             .map_err(|error| repo.unreadable(&object, error))
@@ -130,11 +131,11 @@ impl Repository {
     ) -> Result<Option<WalInfo>, StoreError> {
         let repo = self.inner();
         let object = object_name(workload, name)?;
-        let Some(keys) = repo.data_keys(workload)? else {
+        let Some(keys) = repo.data_keys(workload, &Domain::Workload)? else {
             // Absent, unless the key alone is gone.
             return match repo.get(&object)? {
                 None => Ok(None),
-                Some(_) => Err(repo.missing(&super::data_key_name(workload))),
+                Some(_) => Err(repo.missing(&workload_key_name(workload))),
             };
         };
         Ok(repo.wal_head(&keys, &object)?.map(|head| WalInfo {

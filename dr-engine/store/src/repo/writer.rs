@@ -17,6 +17,7 @@ use std::time::Duration;
 use dr_model::{ByteCount, RestorePoint, WorkloadName};
 
 use super::index::{Index, index_prefix};
+use super::keys::Domain;
 use super::points::point_name;
 use super::{Inner, Repository, encode_failed};
 use crate::backend::PutOutcome;
@@ -110,7 +111,7 @@ impl Repository {
             // What is left over does no harm; what really fails fails below, by name.
             Err(error) => tracing::debug!(%error, "temporary files were not looked for"),
         }
-        let keys = repo.data_keys_or_new(workload)?;
+        let keys = repo.data_keys_or_new(workload, &Domain::Workload)?;
         // Index first, packs second: a pack in the index is older than its index object.
         let mut known = repo.load_index(workload, &keys)?;
         let there = packs_there(repo)?;
