@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use dr_model::{SystemId, WalFileName, WorkloadName};
+use dr_model::{HoldId, RestorePointId, SystemId, WalFileName, WorkloadName};
 use dr_sources::SourceError;
 use dr_store::StoreError;
 
@@ -142,6 +142,18 @@ pub enum BackupError {
         /// Its process.
         pid: u32,
     },
+    /// A restore point that no repository lists.
+    #[error("no repository lists a restore point {0}")]
+    UnknownPoint(RestorePointId),
+    /// A text that is no restore point's id.
+    #[error("`{0}` is neither the id of a restore point nor a workload")]
+    NoSuchPoint(String),
+    /// A hold that no repository knows of.
+    #[error("no repository knows of {0}")]
+    UnknownHold(HoldId),
+    /// A hold that somebody ended before.
+    #[error("{0} was removed before")]
+    HoldEnded(HoldId),
     /// An object of the repository has content that was not written by this program.
     #[error("{what} in repository {place} cannot be understood: {detail}")]
     BadRecord {
@@ -202,6 +214,12 @@ impl BackupError {
                  stays until the backup has ended"
                     .to_owned(),
             ),
+            Self::UnknownPoint(_) | Self::NoSuchPoint(_) => {
+                Some("`dr backup list` shows them".to_owned())
+            }
+            Self::UnknownHold(_) | Self::HoldEnded(_) => {
+                Some("`dr hold list` shows them".to_owned())
+            }
             Self::WhichWorkload { .. } => Some("give --workload".to_owned()),
             Self::ServerRuns { .. } => Some("stop the server first".to_owned()),
             _ => None,
@@ -213,7 +231,7 @@ impl BackupError {
     pub fn is_usage(&self) -> bool {
         match self {
             Self::Installation(error) => error.is_usage(),
-            Self::Config(_) | Self::WrongKind { .. } => true,
+            Self::Config(_) | Self::WrongKind { .. } | Self::NoSuchPoint(_) => true,
             _ => false,
         }
     }

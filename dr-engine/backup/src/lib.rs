@@ -14,6 +14,8 @@
 
 mod binding;
 mod error;
+mod hold;
+mod retention;
 mod run;
 mod status;
 mod verification;
@@ -22,6 +24,13 @@ mod window;
 
 pub use binding::{Binding, bind, binding_of, check_binding};
 pub use error::BackupError;
+pub use hold::{
+    Hold, HoldRelease, HoldRequest, HoldScope, StoredHold, add_hold, holds, release_hold,
+};
+pub use retention::{
+    Decision, Fate, Held, HoldOn, KeepReason, PointFacts, RetentionInput, RetentionPlan,
+    RetentionPolicy, UNDO_KEPT, WalFacts, WalPlan, plan_retention,
+};
 pub use run::{
     BackupOptions, NatsDetails, PostgresDetails, run, store_folder, stream_snapshot_path,
 };

@@ -154,6 +154,27 @@ impl WalIndex {
         self.histories.get(&timeline).map_or(&[], Vec::as_slice)
     }
 
+    /// The numbers of the segments that a base cannot do without, from its START to its STOP.
+    #[must_use]
+    pub(crate) fn own_segments(&self, base: &PostgresPosition) -> std::ops::RangeInclusive<u64> {
+        let size = self.segment_bytes;
+        let first = base.start_lsn.0 / size;
+        // STOP is the end of the last record: at a boundary it lies in the segment before.
+        let last = base.stop_lsn.0.saturating_sub(1) / size;
+        let named = |name: &WalFileName| name.number(size);
+        let first = named(&base.start_segment).map_or(first, |named| named.min(first));
+        let last = named(&base.stop_segment).map_or(last, |named| named.max(last));
+        first..=last.max(first)
+    }
+
+    /// Whether every segment that a base cannot do without is stored.
+    pub(crate) fn has_own_wal(&self, base: &PostgresPosition) -> bool {
+        self.segment_bytes > 0
+            && self
+                .own_segments(base)
+                .all(|number| self.stored_segment(base.timeline, number).is_some())
+    }
+
     fn has(&self, timeline: Timeline, number: u64) -> bool {
         self.segments
             .get(&timeline)

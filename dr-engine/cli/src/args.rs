@@ -56,6 +56,9 @@ pub(crate) enum Command {
     /// Shows and runs recovery steps.
     #[command(subcommand)]
     Runbook(RunbookCommand),
+    /// Keeps restore points from being removed.
+    #[command(subcommand)]
+    Hold(HoldCommand),
     /// Checks the repository.
     #[command(subcommand)]
     Repo(RepoCommand),
@@ -292,6 +295,46 @@ pub(crate) enum RunbookCommand {
         #[arg(long)]
         yes: bool,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum HoldCommand {
+    /// Holds a restore point, or every moment of a workload: neither retention nor prune removes it.
+    Add(HoldAddArgs),
+    /// Lists the holds in force; with --all also those that ended.
+    List {
+        /// Those that ended, too.
+        #[arg(long)]
+        all: bool,
+    },
+    /// Ends a hold.
+    Remove {
+        /// The hold's id, as listed.
+        id: dr_model::HoldId,
+        /// Why it is not needed any more.
+        #[arg(long, value_name = "TEXT", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+        reason: String,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct HoldAddArgs {
+    /// A restore point's id, or a workload's name.
+    #[arg(value_name = "POINT|WORKLOAD")]
+    pub(crate) on: String,
+    /// Why.
+    #[arg(long, value_name = "TEXT", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub(crate) reason: String,
+    /// The day it ends with (2026-12-31, UTC), or a moment with offset; until it is removed when left
+    /// out.
+    #[arg(long, value_name = "DATE")]
+    pub(crate) until: Option<String>,
+    /// For a workload: the first moment held; all when left out.
+    #[arg(long, value_name = "TIME")]
+    pub(crate) from: Option<chrono::DateTime<chrono::FixedOffset>>,
+    /// For a workload: the last moment held; all to come when left out.
+    #[arg(long, value_name = "TIME")]
+    pub(crate) to: Option<chrono::DateTime<chrono::FixedOffset>>,
 }
 
 #[derive(Debug, Subcommand)]

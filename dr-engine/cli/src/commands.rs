@@ -5,6 +5,7 @@ mod catalog;
 mod config;
 mod demo;
 mod drill;
+mod hold;
 mod init;
 mod probe;
 mod repo;
@@ -40,6 +41,7 @@ async fn dispatch(context: &Context, command: Command) -> Result<u8, Failure> {
         Command::Drill(command) => drill::run(context, command).await,
         Command::Probe(command) => probe::run(context, command).await,
         Command::Runbook(command) => runbook::run(context, command).await,
+        Command::Hold(command) => hold::run(context, command).await,
         Command::Repo(command) => repo::run(context, command).await,
         Command::Catalog(command) => catalog::run(context, command).await,
         Command::Config(command) => config::run(context, command).await,

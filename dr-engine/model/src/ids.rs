@@ -128,6 +128,9 @@ id_type!(JobId, "job id", "job-",
 id_type!(TenantRestoreId, "tenant restore id", "tr-",
     /// Identifies one tenant restore, the handle of its undo: `tr-<UTC time>-<6 hex digits>`.
 );
+id_type!(HoldId, "hold id", "hold-",
+    /// Identifies a hold on restore points: `hold-<UTC time>-<6 hex digits>`.
+);
 id_type!(DrillRunId, "drill run id", "run-",
     /// Identifies one execution of a drill: `run-<UTC time>-<6 hex digits>`.
 );
@@ -159,6 +162,7 @@ macro_rules! timed_id {
 timed_id!(JobId);
 timed_id!(TenantRestoreId);
 timed_id!(DrillRunId);
+timed_id!(HoldId);
 
 #[cfg(test)]
 mod tests {

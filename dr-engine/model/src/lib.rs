@@ -21,8 +21,8 @@ pub mod window;
 
 pub use clock::{Clock, SystemClock};
 pub use ids::{
-    DrillRunId, InvalidName, JobId, RepositoryName, RestorePointId, TenantRestoreId, TierName,
-    WorkloadName,
+    DrillRunId, HoldId, InvalidName, JobId, RepositoryName, RestorePointId, TenantRestoreId,
+    TierName, WorkloadName,
 };
 pub use lsn::{Lsn, SystemId, Timeline, WalFileName};
 pub use progress::{Progress, Silent};
