@@ -104,6 +104,8 @@ pub(crate) fn item_of(entry: &TreeEntry) -> Item {
         uid: entry.meta.uid,
         gid: entry.meta.gid,
         modified_ns: entry.meta.modified_ns,
+        changed_ns: entry.meta.changed_ns,
+        inode: entry.meta.inode,
     }
 }
 

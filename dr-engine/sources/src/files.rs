@@ -22,5 +22,5 @@ mod compare;
 mod put_back;
 
 pub use capture::{ATTEMPTS, CaptureSummary, capture, capture_selected};
-pub use compare::{Difference, DifferenceKind, Expected, differences, sha256_of_file};
+pub use compare::{Difference, DifferenceKind, Expected, crc32c_of_file, differences};
 pub use put_back::{FolderWriter, safe_path};

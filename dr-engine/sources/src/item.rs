@@ -1,7 +1,7 @@
 //! What a source hands over: files, folders and links, one by one, to whoever keeps them.
 //!
-//! The source does not know where they go. A sink may be called from several threads at once; each
-//! path is handed over at most once.
+//! The source does not know where they go. A sink may be called from several threads at once. Each path
+//! is handed over once; a file whose content ended in an error was not taken, and may come again.
 
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
@@ -23,6 +23,13 @@ pub struct Item {
     pub gid: u32,
     /// Modification time, nanoseconds since the epoch.
     pub modified_ns: i64,
+    /// When content or attributes last changed, nanoseconds since the epoch: no program can set it
+    /// back. 0 when it is not known, or says nothing because the entry changed while it was captured.
+    #[serde(default)]
+    pub changed_ns: i64,
+    /// The entry's number in its file system; 0 when it is not known.
+    #[serde(default)]
+    pub inode: u64,
 }
 
 /// The kinds of entries.
@@ -54,7 +61,8 @@ pub type SinkError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Takes what a source captures.
 pub trait ItemSink: Send + Sync {
-    /// Takes a regular file. Reads `content` to its end.
+    /// Takes a regular file. Reads `content` to its end. When `content` fails, nothing of the file is
+    /// kept, and its path may be handed over again.
     ///
     /// # Errors
     /// When the content could not be read or kept.
@@ -66,6 +74,16 @@ pub trait ItemSink: Send + Sync {
     /// # Errors
     /// When it could not be kept.
     fn entry(&self, item: &Item) -> Result<(), SinkError>;
+
+    /// Takes a regular file of `size` bytes without its content, if the sink knows that it has this
+    /// very content already: same path, size, times and inode. False: it has to be read.
+    ///
+    /// # Errors
+    /// When it could not be kept.
+    fn unchanged(&self, item: &Item, size: u64) -> Result<bool, SinkError> {
+        let _ = (item, size);
+        Ok(false)
+    }
 }
 
 impl Item {
@@ -78,10 +96,16 @@ impl Item {
             mode: metadata.mode() & 0o7777,
             uid: metadata.uid(),
             gid: metadata.gid(),
-            modified_ns: metadata
-                .mtime()
-                .saturating_mul(1_000_000_000)
-                .saturating_add(metadata.mtime_nsec()),
+            modified_ns: nanoseconds(metadata.mtime(), metadata.mtime_nsec()),
+            changed_ns: nanoseconds(metadata.ctime(), metadata.ctime_nsec()),
+            inode: metadata.ino(),
         }
     }
+}
+
+/// A moment in nanoseconds since the epoch.
+pub(crate) fn nanoseconds(seconds: i64, nanoseconds: i64) -> i64 {
+    seconds
+        .saturating_mul(1_000_000_000)
+        .saturating_add(nanoseconds)
 }

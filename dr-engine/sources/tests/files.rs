@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 
 use dr_model::Silent;
 use dr_sources::files::{
-    self, Difference, DifferenceKind, Expected, FolderWriter, capture, differences, sha256_of_file,
+    self, Difference, DifferenceKind, Expected, FolderWriter, capture, crc32c_of_file, differences,
 };
 use dr_sources::{ContentKind, Item, ItemKind, ItemSink, SinkError, SourceError};
 use tokio_util::sync::CancellationToken;
@@ -81,7 +81,7 @@ impl Kept {
             .map(|(item, bytes)| {
                 fs::write(scratch.path(), bytes).unwrap();
                 let content = matches!(item.kind, ItemKind::File)
-                    .then(|| sha256_of_file(scratch.path()).unwrap());
+                    .then(|| crc32c_of_file(scratch.path()).unwrap());
                 Expected {
                     item: item.clone(),
                     content,
@@ -250,6 +250,8 @@ fn nothing_is_written_outside_the_folder() {
         uid: rustix::process::geteuid().as_raw(),
         gid: rustix::process::getegid().as_raw(),
         modified_ns: 0,
+        changed_ns: 0,
+        inode: 0,
     };
     let folder = |path: &str| Item {
         kind: ItemKind::Folder,

@@ -106,6 +106,10 @@ pub trait Backend: Send + Sync + Debug {
     /// # Errors
     /// When the object may still be there.
     fn delete(&self, name: &str) -> Result<(), BackendError>;
+    /// How many requests at once the place is good for.
+    fn requests_at_once(&self) -> usize {
+        4
+    }
     /// Makes the place ready for a new repository (a folder is made) and tries what it can do.
     ///
     /// # Errors

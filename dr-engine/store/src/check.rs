@@ -6,6 +6,7 @@
 //! because of it. Nothing is changed. Packs that no index names are what a crashed backup left: they
 //! harm nothing and are no problem.
 
+mod chains;
 mod data;
 mod points;
 mod wal;
@@ -17,13 +18,16 @@ use dr_model::{Progress, RestorePoint, RestorePointId, WorkloadName};
 use serde::{Deserialize, Serialize};
 
 use crate::crypto::Keys;
+use crate::format::chain::ChainedPoint;
 use crate::format::header::Kind;
-use crate::format::index::IndexedPack;
 use crate::format::{FormatError, key_slot, repository};
 use crate::repo::Inner;
+use crate::repo::chain::CHAINS;
 use crate::repo::index::Index;
+use crate::repo::index::table::ShortName;
 use crate::repo::keys::{Domain, SLOTS, TENANT_KEYS, WORKLOAD_KEYS, workload_key_name};
 use crate::repo::points::POINTS;
+use crate::repo::session::{CONDEMNED, SESSIONS};
 use crate::{Repository, StoreError};
 
 /// How much to check.
@@ -64,14 +68,12 @@ pub struct CheckProblem {
 struct Workload {
     keys: Option<Arc<Keys>>,
     index: Index,
-    /// The packs of the index, by number.
-    contents: Vec<IndexedPack>,
     /// Numbers of problems: indexes that could not be read.
     bad_indexes: Vec<usize>,
     /// Packs that are missing or not whole, by number in the index: the number of the problem.
     bad_packs: HashMap<u32, usize>,
-    /// Chunks that do not open, by pack and frame: the number of the problem.
-    bad_chunks: HashMap<(u32, u64), usize>,
+    /// Chunks that do not open, by pack: the number of the problem.
+    bad_chunks: HashMap<(u32, ShortName), usize>,
 }
 
 /// The outer error is the place failing, the inner one the number of a problem.
@@ -86,6 +88,8 @@ struct Checker<'a> {
     report: CheckReport,
     workloads: BTreeMap<WorkloadName, Workload>,
     points: Vec<RestorePoint>,
+    /// What the lists of restore points say of each.
+    listed: HashMap<RestorePointId, ChainedPoint>,
     /// WAL files that a restore point holds itself, by point.
     own_wal: HashMap<RestorePointId, BTreeSet<String>>,
 }
@@ -114,12 +118,14 @@ pub(crate) fn run(
             .collect(),
         workloads: BTreeMap::new(),
         points: Vec::new(),
+        listed: HashMap::new(),
         own_wal: HashMap::new(),
     };
     checker.places();
     checker.keys()?;
     checker.indexes()?;
     checker.packs()?;
+    checker.chains()?;
     checker.restore_points()?;
     checker.wal_files()?;
     checker.records()?;
@@ -157,7 +163,7 @@ impl Checker<'_> {
             Ok(value) => return Ok(Ok(value)),
             Err(StoreError::Damaged { object, what, .. }) => (object, what),
             Err(StoreError::ObjectMissing { object, .. }) => (object, "it is missing".to_owned()),
-            Err(error @ StoreError::UnsupportedVersion { .. }) => {
+            Err(error @ (StoreError::UnsupportedVersion { .. } | StoreError::Shredded { .. })) => {
                 (wanted.to_owned(), error.to_string())
             }
             Err(error) => return Err(error),
@@ -180,7 +186,7 @@ impl Checker<'_> {
 
     /// Every object lies where its kind belongs.
     fn places(&mut self) {
-        const FOLDERS: [&str; 8] = [
+        const FOLDERS: [&str; 11] = [
             SLOTS,
             WORKLOAD_KEYS,
             TENANT_KEYS,
@@ -189,6 +195,9 @@ impl Checker<'_> {
             POINTS,
             "wal/",
             "records/",
+            CHAINS,
+            SESSIONS,
+            CONDEMNED,
         ];
         let is_known = |name: &String| {
             name == repository::NAME || FOLDERS.iter().any(|folder| name.starts_with(folder))

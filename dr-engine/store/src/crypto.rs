@@ -84,25 +84,6 @@ pub(crate) fn sha256(data: &[u8]) -> [u8; 32] {
     out
 }
 
-/// SHA-256 of a stream.
-pub(crate) struct Sha256(digest::Context);
-
-impl Sha256 {
-    pub(crate) fn new() -> Self {
-        Self(digest::Context::new(&digest::SHA256))
-    }
-    pub(crate) fn update(&mut self, data: &[u8]) {
-        self.0.update(data);
-    }
-    pub(crate) fn finish(self) -> [u8; 32] {
-        let mut out = [0u8; 32];
-        for (to, from) in out.iter_mut().zip(self.0.finish().as_ref()) {
-            *to = *from;
-        }
-        out
-    }
-}
-
 fn tag32(key: &hmac::Key, parts: &[&[u8]]) -> [u8; 32] {
     let mut context = hmac::Context::with_key(key);
     for part in parts {

@@ -142,6 +142,18 @@ pub enum StoreError {
         #[source]
         source: std::io::Error,
     },
+    /// Prune ended the session: it was silent for too long.
+    #[error("this backup was given up: its session in {place} was ended")]
+    SessionEnded {
+        /// The place.
+        place: String,
+    },
+    /// Prune condemned what was just written or relied on.
+    #[error("this backup cannot be finished: data it needs in {place} is about to be deleted")]
+    Condemned {
+        /// The place.
+        place: String,
+    },
     /// An earlier failure of the same backup.
     #[error("this backup cannot be finished: storing a pack failed before")]
     WriterFailed,
@@ -190,7 +202,14 @@ impl StoreError {
                  back; what belongs to others is not affected"
                     .to_owned(),
             ),
-            Self::WriterFailed => Some("run the backup again".to_owned()),
+            Self::SessionEnded { .. } => Some(
+                "`dr repo prune` ends sessions that seem dead; run the backup again, and see why it \
+                 stood still for so long"
+                    .to_owned(),
+            ),
+            Self::Condemned { .. } | Self::WriterFailed => {
+                Some("run the backup again".to_owned())
+            }
             _ => None,
         }
     }

@@ -2,6 +2,8 @@
 //! `docs/FORMAT.md` says the same in words. All integers are little-endian.
 
 pub(crate) mod bytes;
+pub(crate) mod chain;
+pub(crate) mod content;
 pub(crate) mod data_key;
 pub(crate) mod header;
 pub(crate) mod index;
@@ -10,6 +12,7 @@ pub(crate) mod pack;
 pub(crate) mod point;
 pub(crate) mod repository;
 pub(crate) mod sealed;
+pub(crate) mod session;
 pub(crate) mod tree;
 pub(crate) mod wal;
 

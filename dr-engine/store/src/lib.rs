@@ -41,8 +41,8 @@ pub use crypto::RepositoryKey;
 pub use error::StoreError;
 pub use format::tree::{EntryKind, EntryMeta, TreeEntry};
 pub use repo::{
-    BackupWriter, Domain, FileSummary, Repository, Shredding, StoredPoint, TenantKey, WalInfo,
-    WalPut, WriteOptions,
+    BackupWriter, ChainAnchor, Domain, PointReader, Repository, Shredding, StoredPoint, TenantKey,
+    WalInfo, WalPut, WriteOptions,
 };
 
 /// Whether this build carries test hooks (kill points, the journal of file operations). Never in a

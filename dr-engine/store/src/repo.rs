@@ -1,30 +1,35 @@
 //! The repository: what is written in which order, and what is believed when reading.
 //!
-//! Write order of a backup: packs, then the index that names their chunks, then the restore point;
-//! each durable before the next is begun. A crash leaves packs or an index that no restore point
-//! needs, never a restore point that lacks something. Nothing is ever overwritten, so a reader needs
-//! no lock. Keys come before everything they seal: a workload's data key is durable before its first
-//! pack. `repository` itself is written last when a repository is made: without it there is none.
+//! Write order of a backup: see [`writer`]. Nothing is ever overwritten, so a reader needs no lock. Keys
+//! come before everything they seal: a data key is durable before its first pack. `repository` itself is
+//! written last when a repository is made: without it there is none.
 //!
 //! Several processes may write at once. They share what was finished before they began; the same
-//! content written by two at once is stored twice, which costs space and nothing else.
+//! content written by two at once is stored twice, which costs space and nothing else. They meet only in
+//! the list of restore points ([`chain`]), where each adds to what the other wrote.
 
+pub(crate) mod chain;
+pub(crate) mod fetch;
 pub(crate) mod index;
 pub(crate) mod keys;
 pub(crate) mod points;
+pub(crate) mod reader;
 mod records;
+pub(crate) mod session;
 pub(crate) mod wal;
-mod writer;
+pub(crate) mod writer;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 use dr_model::WorkloadName;
 
+pub use chain::ChainAnchor;
 pub use keys::{Domain, Shredding, TenantKey};
 pub use points::StoredPoint;
+pub use reader::PointReader;
 pub use wal::{WalInfo, WalPut};
-pub use writer::{BackupWriter, FileSummary, WriteOptions};
+pub use writer::{BackupWriter, WriteOptions};
 
 use crate::backend::{Backend, Capabilities, PutOutcome, TRIAL};
 use crate::crypto::{Keys, RepositoryKey, random_secret};
@@ -33,6 +38,7 @@ use crate::format::repository::{self as marker, RepositoryObject};
 use crate::format::{FormatError, RepositoryId, VERSION, key_slot, sealed};
 use crate::{BackendError, StoreError};
 use index::Index;
+use index::contents::KnownContents;
 use keys::{KnownKeys, SLOTS, open_slots};
 
 /// An open repository. Cheap to clone; usable from several threads.
@@ -51,6 +57,7 @@ pub(crate) struct Inner {
     pub(crate) master: Keys,
     known_keys: KnownKeys,
     indexes: Mutex<HashMap<WorkloadName, Arc<Index>>>,
+    known_contents: KnownContents,
 }
 
 /// Turns a failed decoding into an error that names the object.
@@ -189,6 +196,7 @@ impl Repository {
                 master,
                 known_keys: KnownKeys::default(),
                 indexes: Mutex::new(HashMap::new()),
+                known_contents: KnownContents::default(),
             }),
         })
     }
@@ -243,6 +251,33 @@ impl Inner {
         }
     }
 
+    /// Every place that holds this repository, the first one first.
+    pub(crate) fn places(&self) -> impl Iterator<Item = &dyn Backend> {
+        std::iter::once(self.backend.as_ref())
+    }
+
+    /// Reads an object and makes something of it: from the first place where that succeeds. `None` only
+    /// if every place answered that it is absent; else the first place's failure.
+    pub(crate) fn read_verified<T>(
+        &self,
+        object: &str,
+        decode: &dyn Fn(&[u8]) -> Result<T, StoreError>,
+    ) -> Result<Option<T>, StoreError> {
+        let mut failed = None;
+        for place in self.places() {
+            let read = match place.get(object) {
+                Ok(Some(data)) => decode(&data),
+                Ok(None) => continue,
+                Err(error) => Err(self.failed(format!("reading `{object}`"))(error)),
+            };
+            match read {
+                Ok(value) => return Ok(Some(value)),
+                Err(error) => failed = failed.or(Some(error)),
+            }
+        }
+        failed.map_or(Ok(None), Err)
+    }
+
     pub(crate) fn get(&self, object: &str) -> Result<Option<Vec<u8>>, StoreError> {
         self.backend
             .get(object)
@@ -281,11 +316,9 @@ impl Inner {
         kind: Kind,
         object: &str,
     ) -> Result<Option<Vec<u8>>, StoreError> {
-        let Some(data) = self.get(object)? else {
-            return Ok(None);
-        };
-        sealed::decode(&self.id, keys, kind, object, &data)
-            .map(Some)
-            .map_err(|error| self.unreadable(object, error))
+        self.read_verified(object, &|data| {
+            sealed::decode(&self.id, keys, kind, object, data)
+                .map_err(|error| self.unreadable(object, error))
+        })
     }
 }

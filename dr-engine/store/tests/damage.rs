@@ -142,7 +142,7 @@ fn a_whole_repository_has_no_problems() {
     let report = check(&place.repository, true);
     assert_eq!(report.problems, []);
     assert_eq!((report.points, report.wal_segments), (2, 3));
-    assert_eq!(report.objects, 2 + 1 + 2 + 2 + 2 + 3 + 1, "{report:?}");
+    assert_eq!(report.objects, 2 + 1 + 2 + 2 + 2 + 2 + 3 + 1, "{report:?}");
     assert_eq!(check(&place.repository, false).problems, []);
     read_everything(&place).unwrap();
 }
@@ -195,6 +195,8 @@ fn a_flipped_byte_in_any_object_is_found_by_check_and_by_reading() {
                     "repository" | "records" => 0,
                     "keys" if name.contains("workload") => 2,
                     "keys" => 0,
+                    // The list can be made again from the points: nothing is lost with it.
+                    "chain" => 0,
                     "wal" if name.ends_with("05") => 0,
                     "wal" => 2,
                     _ => 1,
@@ -203,6 +205,10 @@ fn a_flipped_byte_in_any_object_is_found_by_check_and_by_reading() {
                     affected >= expected,
                     "{name} byte {position}: {report:?} {first} {second}"
                 );
+                if name.starts_with("chain/") {
+                    read_everything(&place).unwrap();
+                    continue;
+                }
                 let error = read_everything(&place).expect_err(&format!("{name} byte {position}"));
                 let text = error.to_string();
                 // An index that is gone is noticed by what it lacks only when it is absent.

@@ -95,5 +95,7 @@ pub fn meta(path: &str) -> EntryMeta {
         uid: 1,
         gid: 2,
         modified_ns: 1_700_000_000_000,
+        changed_ns: 0,
+        inode: 0,
     }
 }

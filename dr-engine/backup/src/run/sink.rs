@@ -41,6 +41,8 @@ fn meta(item: &Item) -> EntryMeta {
         uid: item.uid,
         gid: item.gid,
         modified_ns: item.modified_ns,
+        changed_ns: item.changed_ns,
+        inode: item.inode,
     }
 }
 

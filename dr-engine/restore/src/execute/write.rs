@@ -217,12 +217,12 @@ impl Writer<'_> {
 fn note(written: &mut Written, (_, manifest_path, entry): &(PathBuf, Option<String>, &TreeEntry)) {
     written.files += 1;
     written.bytes += entry.size;
-    if let (Some(path), Some(sha256)) = (manifest_path, entry.sha256) {
+    if let (Some(path), Some(crc32c)) = (manifest_path, entry.crc32c) {
         written.manifest.push(ManifestFile {
             path: path.clone(),
             size: entry.size,
             modified_seconds: entry.meta.modified_ns.div_euclid(1_000_000_000),
-            sha256,
+            crc32c,
         });
     }
 }

@@ -33,7 +33,7 @@ pub(super) async fn verify(work: &Work<'_>, checks: &mut Checks) -> Result<(), R
             .iter()
             .map(|entry| Expected {
                 item: item_of(entry),
-                content: entry.sha256.map(|sha256| (entry.size, sha256)),
+                content: entry.crc32c.map(|crc32c| (entry.size, crc32c)),
             })
             .collect();
         let found = differences(&folder.0, &expected, &|_| true)

@@ -6,7 +6,6 @@ use std::io::{self, Read};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 use crate::{Item, ItemKind, SourceError};
 
@@ -15,8 +14,8 @@ use crate::{Item, ItemKind, SourceError};
 pub struct Expected {
     /// What it is and how it is described.
     pub item: Item,
-    /// For files, the size and SHA-256 of the content.
-    pub content: Option<(u64, [u8; 32])>,
+    /// For files, the size and CRC-32C of the content.
+    pub content: Option<(u64, u32)>,
 }
 
 /// How an entry differs.
@@ -94,7 +93,7 @@ fn difference(
         }
         (ItemKind::File, ItemKind::File) => {
             let path = root.join(&live.path);
-            let content = sha256_of_file(&path)?;
+            let content = crc32c_of_file(&path)?;
             if expected.content == Some(content) {
                 mode
             } else {
@@ -105,13 +104,13 @@ fn difference(
     })
 }
 
-/// The size and SHA-256 of a file.
+/// The size and CRC-32C of a file.
 ///
 /// # Errors
 /// When it cannot be read.
-pub fn sha256_of_file(path: &Path) -> Result<(u64, [u8; 32]), SourceError> {
+pub fn crc32c_of_file(path: &Path) -> Result<(u64, u32), SourceError> {
     let mut file = fs::File::open(path).map_err(SourceError::file("read", path))?;
-    let mut hash = Sha256::new();
+    let mut checksum = 0;
     let mut size = 0_u64;
     let mut buffer = vec![0_u8; 1 << 16];
     loop {
@@ -121,10 +120,10 @@ pub fn sha256_of_file(path: &Path) -> Result<(u64, [u8; 32]), SourceError> {
         let Some(read) = buffer.get(..count).filter(|read| !read.is_empty()) else {
             break;
         };
-        hash.update(read);
+        checksum = crc32c::crc32c_append(checksum, read);
         size += u64::try_from(count).unwrap_or(0);
     }
-    Ok((size, hash.finalize().into()))
+    Ok((size, checksum))
 }
 
 fn list(

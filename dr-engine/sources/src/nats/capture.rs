@@ -41,6 +41,8 @@ pub async fn capture_stream(
         gid: rustix::process::getegid().as_raw(),
         // The archive is made for us now; it has no time of its own.
         modified_ns: 0,
+        changed_ns: 0,
+        inode: 0,
     };
     progress.phase(&format!("reading stream {stream}"), None);
     let path = item.path.clone();

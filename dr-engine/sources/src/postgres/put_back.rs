@@ -16,7 +16,6 @@ use std::path::{Path, PathBuf};
 use chrono::{DateTime, FixedOffset};
 use dr_model::{Lsn, Timeline};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 pub use self::config::{PlacedConfig, place_config};
 pub use self::manifest::write_backup_manifest;
@@ -77,8 +76,8 @@ pub struct ManifestFile {
     pub size: u64,
     /// Modification time, seconds since the epoch.
     pub modified_seconds: i64,
-    /// SHA-256 of its content, taken when it was captured or generated.
-    pub sha256: [u8; 32],
+    /// CRC-32C of its content, taken when it was captured or generated.
+    pub crc32c: u32,
 }
 
 /// A stretch of WAL that a restored folder needs.
@@ -100,7 +99,7 @@ impl ManifestFile {
             path: path.to_owned(),
             size: u64::try_from(content.len()).unwrap_or(0),
             modified_seconds: metadata.mtime(),
-            sha256: Sha256::digest(content).into(),
+            crc32c: crc32c::crc32c(content),
         })
     }
 }

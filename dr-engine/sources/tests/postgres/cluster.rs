@@ -17,7 +17,6 @@ use dr_sources::postgres::put_back::{
 };
 use dr_sources::postgres::{BaseBackup, BaseBackupResult, ConnectOptions, connect, tools};
 use dr_sources::{ContentKind, Item, ItemKind, ItemSink, SinkError, SourceError};
-use sha2::{Digest, Sha256};
 use sqlx::{Connection, PgConnection};
 use tokio_util::sync::CancellationToken;
 
@@ -125,7 +124,7 @@ pub(crate) async fn text(server: &PostgresInstance, sql: &'static str) -> String
 #[derive(Debug, Clone)]
 pub(crate) struct Kept {
     pub(crate) item: Item,
-    pub(crate) sha256: [u8; 32],
+    pub(crate) crc32c: u32,
     pub(crate) size: u64,
     pub(crate) kind: Option<ContentKind>,
 }
@@ -166,10 +165,10 @@ impl FolderSink {
         fs::read(self.root.join(path)).unwrap()
     }
 
-    fn keep(&self, item: &Item, sha256: [u8; 32], size: u64, kind: Option<ContentKind>) {
+    fn keep(&self, item: &Item, crc32c: u32, size: u64, kind: Option<ContentKind>) {
         self.kept.lock().unwrap().push(Kept {
             item: item.clone(),
-            sha256,
+            crc32c,
             size,
             kind,
         });
@@ -189,17 +188,12 @@ impl ItemSink for FolderSink {
         let path = self.root.join(&item.path);
         fs::create_dir_all(path.parent().unwrap())?;
         fs::write(path, &bytes)?;
-        self.keep(
-            item,
-            Sha256::digest(&bytes).into(),
-            bytes.len() as u64,
-            Some(kind),
-        );
+        self.keep(item, crc32c::crc32c(&bytes), bytes.len() as u64, Some(kind));
         Ok(())
     }
 
     fn entry(&self, item: &Item) -> Result<(), SinkError> {
-        self.keep(item, [0; 32], 0, None);
+        self.keep(item, 0, 0, None);
         Ok(())
     }
 }
@@ -292,7 +286,7 @@ pub(crate) fn put_back(
                 path,
                 size: kept.size,
                 modified_seconds: kept.item.modified_ns / 1_000_000_000,
-                sha256: kept.sha256,
+                crc32c: kept.crc32c,
             });
         }
     }

@@ -348,6 +348,11 @@ impl Backend for LocalBackend {
         self.write_new(&path, folder, body)
     }
 
+    /// One that writes and one that waits for the disk.
+    fn requests_at_once(&self) -> usize {
+        2
+    }
+
     /// The time that a new file gets.
     fn now(&self) -> Result<DateTime<Utc>, BackendError> {
         self.is_there()?;

@@ -28,6 +28,9 @@ impl<'a> Fields<'a> {
     pub(crate) fn u8(&mut self) -> Result<u8, FormatError> {
         self.array::<1>().map(|[byte]| byte)
     }
+    pub(crate) fn u16(&mut self) -> Result<u16, FormatError> {
+        self.array().map(u16::from_le_bytes)
+    }
     pub(crate) fn u32(&mut self) -> Result<u32, FormatError> {
         self.array().map(u32::from_le_bytes)
     }

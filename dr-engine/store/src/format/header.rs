@@ -30,6 +30,9 @@ pub(crate) enum Kind {
     Wal = 6,
     Record = 7,
     TenantKey = 8,
+    Chain = 9,
+    Session = 10,
+    Condemned = 11,
 }
 
 /// A decoded header.

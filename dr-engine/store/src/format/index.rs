@@ -1,15 +1,15 @@
-//! An index, `index/<workload>.<32 hex>`: which packs one backup wrote and what is in them. Sealed
-//! under the workload's data key ([`super::sealed`]). Body: for each pack its id (16), the number of
+//! An index, `index/<workload>/<32 hex>`: packs of one data key and what is in them. Sealed
+//! under that key ([`super::sealed`]). Body: for each pack its id (16), the number of
 //! its chunks (4), and its table of contents as in the pack.
 
 use super::FormatError;
 use super::bytes::Fields;
-use super::pack::{PackedChunk, decode_entries, encode_entries};
+use super::pack::{PackId, PackedChunk, decode_entries, encode_entries};
 
 /// A pack in an index.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct IndexedPack {
-    pub(crate) id: [u8; 16],
+    pub(crate) id: PackId,
     pub(crate) chunks: Vec<PackedChunk>,
 }
 

@@ -1,4 +1,4 @@
-//! A pack, `data/<2 hex>/<32 hex>`: chunks of one data key, each sealed by itself, and a sealed
+//! A pack, `data/<workload>/<2 hex>/<32 hex>`: chunks of one data key, each sealed by itself, and a sealed
 //! table of contents from which the index can be made again.
 //!
 //! ```text
@@ -7,6 +7,8 @@
 //!  …  …  frame n, sealed: for each chunk its name (32), stored length (4), length (4)
 //!  … 16  offset of frame n (8), "dr-pack" and a zero (8)
 //! ```
+
+use dr_model::WorkloadName;
 
 use super::bytes::Fields;
 use super::header::{HEADER_BYTES, Header, Kind};
@@ -40,10 +42,25 @@ pub(crate) struct Place {
     pub(crate) length: u32,
 }
 
+/// Names a pack within its workload.
+pub(crate) type PackId = [u8; 16];
+
+/// Where a workload's packs are.
+pub(crate) fn prefix(workload: &WorkloadName) -> String {
+    format!("data/{workload}/")
+}
+
 /// The object name of a pack.
-pub(crate) fn object_name(id: &[u8; 16]) -> String {
+pub(crate) fn object_name(workload: &WorkloadName, id: &PackId) -> String {
     let hex = hex::encode(id);
-    format!("data/{}/{hex}", hex.get(..2).unwrap_or_default())
+    format!("data/{workload}/{}/{hex}", hex.get(..2).unwrap_or_default())
+}
+
+/// The pack's id in an object name.
+pub(crate) fn id_of(workload: &WorkloadName, object: &str) -> Option<PackId> {
+    let mut id = [0u8; 16];
+    hex::decode_to_slice(object.rsplit('/').next()?, &mut id).ok()?;
+    (object_name(workload, &id) == object).then_some(id)
 }
 
 /// The places of chunks stored one after the other.
@@ -64,8 +81,12 @@ pub(crate) fn places(chunks: &[PackedChunk]) -> impl Iterator<Item = (ChunkName,
 /// The size a pack with these chunks has: a pack of another size is not whole.
 pub(crate) fn size(chunks: &[PackedChunk]) -> u64 {
     let frames: u64 = chunks.iter().map(|chunk| u64::from(chunk.stored)).sum();
-    let fixed = HEADER_BYTES + chunks.len() * ENTRY_BYTES + TAG_BYTES + FOOTER_BYTES;
-    frames + fixed as u64
+    frames + HEADER_BYTES as u64 + tail_bytes(chunks.len())
+}
+
+/// Bytes of the table of contents and the end of a pack of so many chunks.
+pub(crate) fn tail_bytes(chunks: usize) -> u64 {
+    (chunks * ENTRY_BYTES + TAG_BYTES + FOOTER_BYTES) as u64
 }
 
 /// What opens the frames of one pack.
@@ -139,17 +160,22 @@ impl PackOpener {
         }
     }
 
-    /// Reads the table of contents of a whole pack.
-    pub(crate) fn contents(&self, pack: &[u8]) -> Result<Vec<PackedChunk>, FormatError> {
+    /// Reads the table of contents of a pack of `size` bytes from its `tail`: the whole pack, or as much
+    /// of its end as [`tail_bytes`] says.
+    pub(crate) fn contents(&self, tail: &[u8], size: u64) -> Result<Vec<PackedChunk>, FormatError> {
         let cut = || FormatError::damaged("it is cut short");
-        let body = pack.len().checked_sub(FOOTER_BYTES).ok_or_else(cut)?;
-        let (body, footer) = pack.split_at_checked(body).ok_or_else(cut)?;
+        let body = tail.len().checked_sub(FOOTER_BYTES).ok_or_else(cut)?;
+        let (body, footer) = tail.split_at_checked(body).ok_or_else(cut)?;
         let mut fields = Fields::of(footer);
         let offset = fields.u64()?;
         if fields.array::<8>()? != *END {
             return Err(FormatError::damaged("it does not end as a pack does"));
         }
-        let start = usize::try_from(offset).map_err(|_| cut())?;
+        let before = size.checked_sub(tail.len() as u64).ok_or_else(cut)?;
+        let start = offset
+            .checked_sub(before)
+            .and_then(|start| usize::try_from(start).ok())
+            .ok_or_else(cut)?;
         let (_, table) = body.split_at_checked(start).ok_or_else(cut)?;
         let count = table.len().checked_sub(TAG_BYTES).ok_or_else(cut)? / ENTRY_BYTES;
         let table = self.seal.open(
@@ -157,12 +183,36 @@ impl PackOpener {
             table.to_vec(),
         )?;
         let chunks = decode_entries(&table)?;
-        if size(&chunks) == pack.len() as u64 {
+        if self::size(&chunks) == size {
             Ok(chunks)
         } else {
             Err(FormatError::damaged("its length does not fit its contents"))
         }
     }
+}
+
+/// Opens every chunk of a whole pack, in order; stops at the receiver's first error. The outer error is a
+/// pack whose table of contents cannot be read.
+pub(crate) fn each_chunk<E>(
+    repository: &RepositoryId,
+    keys: &Keys,
+    object: &str,
+    data: &[u8],
+    each: &mut dyn FnMut(ChunkName, Result<Vec<u8>, FormatError>) -> Result<(), E>,
+) -> Result<Result<(), E>, FormatError> {
+    let opener = PackOpener::new(repository, keys, object, data)?;
+    let chunks = opener.contents(data, data.len() as u64)?;
+    for (name, place) in places(&chunks) {
+        let start = usize::try_from(place.offset).unwrap_or(usize::MAX);
+        let stored = usize::try_from(place.stored).unwrap_or(usize::MAX);
+        let sealed = data
+            .get(start..start.saturating_add(stored))
+            .unwrap_or_default();
+        if let Err(error) = each(name, opener.chunk(keys, &name, &place, sealed)) {
+            return Ok(Err(error));
+        }
+    }
+    Ok(Ok(()))
 }
 
 pub(crate) fn encode_entries(chunks: &[PackedChunk]) -> Vec<u8> {
@@ -191,7 +241,7 @@ pub(crate) fn decode_entries(data: &[u8]) -> Result<Vec<PackedChunk>, FormatErro
 /// A pack being filled in memory.
 #[derive(Debug)]
 pub(crate) struct PackBuilder {
-    id: [u8; 16],
+    id: PackId,
     opener: PackOpener,
     data: Vec<u8>,
     chunks: Vec<PackedChunk>,
@@ -200,7 +250,8 @@ pub(crate) struct PackBuilder {
 /// A pack ready to be stored.
 #[derive(Debug)]
 pub(crate) struct FullPack {
-    pub(crate) id: [u8; 16],
+    pub(crate) id: PackId,
+    pub(crate) object: String,
     pub(crate) data: Vec<u8>,
     pub(crate) chunks: Vec<PackedChunk>,
 }
@@ -208,6 +259,7 @@ pub(crate) struct FullPack {
 impl PackBuilder {
     pub(crate) fn new(
         repository: &RepositoryId,
+        workload: &WorkloadName,
         keys: &Keys,
         capacity: usize,
     ) -> Result<Self, CryptoFailed> {
@@ -216,7 +268,7 @@ impl PackBuilder {
         let header = Header::new(Kind::Pack, keys);
         let mut data = Vec::with_capacity(capacity);
         data.extend_from_slice(&header.encode());
-        let opener = PackOpener::of(repository, keys, &object_name(&id), header)?;
+        let opener = PackOpener::of(repository, keys, &object_name(workload, &id), header)?;
         Ok(Self {
             id,
             opener,
@@ -263,6 +315,7 @@ impl PackBuilder {
         self.data.extend_from_slice(END);
         Ok(FullPack {
             id: self.id,
+            object: self.opener.object,
             data: self.data,
             chunks: self.chunks,
         })
@@ -278,7 +331,8 @@ mod tests {
     fn a_pack_tells_its_contents_and_no_flipped_byte_passes() {
         let keys = Keys::new(random_secret()).unwrap();
         let id = [1u8; 16];
-        let mut builder = PackBuilder::new(&id, &keys, 1024).unwrap();
+        let erp: WorkloadName = "erp".parse().unwrap();
+        let mut builder = PackBuilder::new(&id, &erp, &keys, 1024).unwrap();
         let chunks: Vec<Vec<u8>> = vec![b"one".to_vec(), vec![9; 500], b"three".to_vec()];
         for chunk in &chunks {
             let length = u32::try_from(chunk.len()).unwrap();
@@ -288,8 +342,10 @@ mod tests {
         }
         let full = builder.finish().unwrap();
         let read = |data: &[u8]| -> Result<Vec<Vec<u8>>, FormatError> {
-            let opener = PackOpener::new(&id, &keys, &object_name(&full.id), data)?;
-            let contents = opener.contents(data)?;
+            let opener = PackOpener::new(&id, &keys, &full.object, data)?;
+            let contents = opener.contents(data, data.len() as u64)?;
+            let tail = data.len() - usize::try_from(tail_bytes(contents.len())).unwrap();
+            assert_eq!(opener.contents(&data[tail..], data.len() as u64)?, contents);
             places(&contents)
                 .map(|(name, place)| {
                     let start = usize::try_from(place.offset).unwrap();
@@ -304,6 +360,8 @@ mod tests {
         };
         assert_eq!(read(&full.data).unwrap(), chunks);
         assert_eq!(size(&full.chunks), full.data.len() as u64);
+        assert_eq!(id_of(&erp, &full.object), Some(full.id));
+        assert_eq!(id_of(&erp, &full.object.to_uppercase()), None);
         for index in 0..full.data.len() {
             let mut changed = full.data.clone();
             changed[index] ^= 0x80;

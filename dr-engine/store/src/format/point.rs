@@ -3,7 +3,8 @@
 use dr_model::RestorePoint;
 use serde::{Deserialize, Serialize};
 
-use super::{ChunkName, FormatError};
+use super::FormatError;
+use super::content::{Content, Reference};
 
 /// What the object says.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -11,35 +12,78 @@ use super::{ChunkName, FormatError};
 pub(crate) struct PointObject {
     pub(crate) point: RestorePoint,
     pub(crate) details: serde_json::Value,
+    /// Ids of the data keys that contents are under, in hexadecimal digits; entries refer to them by
+    /// number. The first is the workload's own, which the listing is under.
+    pub(crate) data_keys: Vec<String>,
     pub(crate) listing: Listing,
 }
 
-/// Where the listing of its entries is.
+/// Where the listing of its entries is: a content under the workload's data key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Listing {
     pub(crate) bytes: u64,
-    pub(crate) sha256: String,
-    pub(crate) chunks: Vec<String>,
+    pub(crate) crc32c: u32,
+    pub(crate) depth: u8,
+    pub(crate) references: Vec<ListingReference>,
+}
+
+/// A chunk of the listing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ListingReference {
+    pub(crate) name: String,
+    pub(crate) bytes: u64,
 }
 
 impl Listing {
-    pub(crate) fn new(bytes: u64, sha256: &[u8; 32], chunks: &[ChunkName]) -> Self {
+    pub(crate) fn of(content: &Content) -> Self {
+        let reference = |reference: &Reference| ListingReference {
+            name: hex::encode(reference.name),
+            bytes: reference.bytes,
+        };
         Self {
-            bytes,
-            sha256: hex::encode(sha256),
-            chunks: chunks.iter().map(hex::encode).collect(),
+            bytes: content.bytes,
+            crc32c: content.crc32c,
+            depth: content.depth,
+            references: content.references.iter().map(reference).collect(),
         }
     }
 
-    pub(crate) fn chunk_names(&self) -> Result<Vec<ChunkName>, FormatError> {
-        let name = |text: &String| {
+    pub(crate) fn content(&self) -> Result<Content, FormatError> {
+        let reference = |reference: &ListingReference| {
             let mut name = [0u8; 32];
-            hex::decode_to_slice(text, &mut name)
-                .map(|()| name)
+            hex::decode_to_slice(&reference.name, &mut name)
+                .map(|()| Reference {
+                    name,
+                    bytes: reference.bytes,
+                })
                 .map_err(|_| FormatError::damaged("a chunk name in it is no chunk name"))
         };
-        self.chunks.iter().map(name).collect()
+        let content = Content {
+            bytes: self.bytes,
+            crc32c: self.crc32c,
+            depth: self.depth,
+            references: self
+                .references
+                .iter()
+                .map(reference)
+                .collect::<Result<_, _>>()?,
+        };
+        content.check()?;
+        Ok(content)
+    }
+}
+
+impl PointObject {
+    pub(crate) fn key_ids(&self) -> Result<Vec<[u8; 16]>, FormatError> {
+        let id = |text: &String| {
+            let mut id = [0u8; 16];
+            hex::decode_to_slice(text, &mut id)
+                .map(|()| id)
+                .map_err(|_| FormatError::damaged("a key id in it is no key id"))
+        };
+        self.data_keys.iter().map(id).collect()
     }
 }
 

@@ -9,7 +9,7 @@ use super::bytes::Fields;
 use super::header::{HEADER_BYTES, Header, Kind};
 use super::{FormatError, RepositoryId, VERSION};
 use crate::compress;
-use crate::crypto::{CryptoFailed, FrameContext, Keys};
+use crate::crypto::{CryptoFailed, FrameContext, KEY_ID_BYTES, Keys};
 
 /// Structured things compress well at little cost.
 const LEVEL: i32 = 3;
@@ -47,6 +47,11 @@ pub(crate) fn encode(
         .seal(&context(repository, &header, &out, object), &mut frame)?;
     out.extend_from_slice(&frame);
     Ok(out)
+}
+
+/// Which key an object of one sealed frame says it is under; not yet authenticated.
+pub(crate) fn key_id(data: &[u8], kind: Kind) -> Result<[u8; KEY_ID_BYTES], FormatError> {
+    Header::decode(data, kind, None).map(|header| header.key_id)
 }
 
 pub(crate) fn decode(

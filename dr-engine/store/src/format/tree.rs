@@ -1,12 +1,14 @@
 //! The listing of a restore point: its entries in path order. The listing is itself cut into chunks
 //! and stored like a file, so that it may grow with what it lists.
 //!
-//! Each entry: kind (1: file 0, folder 1, link 2), mode (4), owner (4), group (4), modification time
-//! in nanoseconds since 1970 (8, signed), path (length 4, bytes); a file then has size (8),
-//! SHA-256 (32), number of chunks (4) and their names (32 each); a link its target (length 4, bytes).
+//! Each entry: kind (1: file 0, folder 1, link 2), mode (4), owner (4), group (4), modification time and
+//! change time in nanoseconds since 1970 (8 each, signed), inode (8), path (length 4, bytes); a file
+//! then has the number of its data key among those of the restore point (2) and its content
+//! ([`super::content`]); a link its target (length 4, bytes).
 
+use super::FormatError;
 use super::bytes::{Fields, put_text};
-use super::{ChunkName, FormatError};
+use super::content::Content;
 
 /// Path and attributes of an entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,6 +23,11 @@ pub struct EntryMeta {
     pub gid: u32,
     /// Modification time in nanoseconds since 1970.
     pub modified_ns: i64,
+    /// Change time (of content or attributes; programs cannot set it) in nanoseconds since 1970; 0 where
+    /// it is not known. With `inode` it tells whether a file is still the one that was captured.
+    pub changed_ns: i64,
+    /// The file's number within its file system; 0 where it is not known.
+    pub inode: u64,
 }
 
 /// What an entry is.
@@ -46,9 +53,36 @@ pub struct TreeEntry {
     pub kind: EntryKind,
     /// Size in bytes; 0 but for files.
     pub size: u64,
-    /// SHA-256 of a file's content; none for others.
-    pub sha256: Option<[u8; 32]>,
-    pub(crate) chunks: Vec<ChunkName>,
+    /// CRC-32C of a file's content, as it was captured; none for others. (What protects the content is
+    /// that every chunk's name is its keyed SHA-256, and the listing of names is authenticated.)
+    pub crc32c: Option<u32>,
+    /// Which of the restore point's data keys the content is under.
+    pub(crate) key: u16,
+    pub(crate) content: Content,
+}
+
+impl TreeEntry {
+    pub(crate) fn file(meta: EntryMeta, key: u16, content: Content) -> Self {
+        Self {
+            meta,
+            kind: EntryKind::File,
+            size: content.bytes,
+            crc32c: Some(content.crc32c),
+            key,
+            content,
+        }
+    }
+
+    pub(crate) fn without_content(meta: EntryMeta, kind: EntryKind) -> Self {
+        Self {
+            meta,
+            kind,
+            size: 0,
+            crc32c: None,
+            key: 0,
+            content: Content::default(),
+        }
+    }
 }
 
 pub(crate) fn encode(entries: &[TreeEntry]) -> Vec<u8> {
@@ -63,14 +97,13 @@ pub(crate) fn encode(entries: &[TreeEntry]) -> Vec<u8> {
         out.extend_from_slice(&entry.meta.uid.to_le_bytes());
         out.extend_from_slice(&entry.meta.gid.to_le_bytes());
         out.extend_from_slice(&entry.meta.modified_ns.to_le_bytes());
+        out.extend_from_slice(&entry.meta.changed_ns.to_le_bytes());
+        out.extend_from_slice(&entry.meta.inode.to_le_bytes());
         put_text(&mut out, &entry.meta.path);
         match &entry.kind {
             EntryKind::File => {
-                out.extend_from_slice(&entry.size.to_le_bytes());
-                out.extend_from_slice(&entry.sha256.unwrap_or_default());
-                let count = u32::try_from(entry.chunks.len()).unwrap_or(u32::MAX);
-                out.extend_from_slice(&count.to_le_bytes());
-                out.extend(entry.chunks.iter().flatten());
+                out.extend_from_slice(&entry.key.to_le_bytes());
+                entry.content.encode(&mut out);
             }
             EntryKind::Folder => {}
             EntryKind::Link { target } => put_text(&mut out, target),
@@ -91,41 +124,26 @@ pub(crate) fn decode(data: &[u8]) -> Result<Vec<TreeEntry>, FormatError> {
 fn decode_entry(fields: &mut Fields<'_>) -> Result<TreeEntry, FormatError> {
     let kind = fields.u8()?;
     let (mode, uid, gid) = (fields.u32()?, fields.u32()?, fields.u32()?);
-    let modified_ns = fields.i64()?;
+    let (modified_ns, changed_ns) = (fields.i64()?, fields.i64()?);
+    let inode = fields.u64()?;
     let meta = EntryMeta {
         path: fields.text()?,
         mode,
         uid,
         gid,
         modified_ns,
-    };
-    let plain = |meta, kind| TreeEntry {
-        meta,
-        kind,
-        size: 0,
-        sha256: None,
-        chunks: Vec::new(),
+        changed_ns,
+        inode,
     };
     match kind {
         0 => {
-            let size = fields.u64()?;
-            let sha256 = Some(fields.array()?);
-            let count = fields.u32()?;
-            let chunks = (0..count)
-                .map(|_| fields.array())
-                .collect::<Result<_, _>>()?;
-            Ok(TreeEntry {
-                meta,
-                kind: EntryKind::File,
-                size,
-                sha256,
-                chunks,
-            })
+            let key = fields.u16()?;
+            Ok(TreeEntry::file(meta, key, Content::decode(fields)?))
         }
-        1 => Ok(plain(meta, EntryKind::Folder)),
+        1 => Ok(TreeEntry::without_content(meta, EntryKind::Folder)),
         2 => {
             let target = fields.text()?;
-            Ok(plain(meta, EntryKind::Link { target }))
+            Ok(TreeEntry::without_content(meta, EntryKind::Link { target }))
         }
         _ => Err(FormatError::damaged(
             "its listing has an entry of unknown kind",
@@ -153,7 +171,24 @@ pub(crate) fn broken_path_rule(path: &str) -> Option<&'static str> {
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::content::Reference;
     use super::*;
+
+    fn any_content() -> impl Strategy<Value = Content> {
+        let parts = prop::collection::vec((any::<[u8; 32]>(), 0u64..1 << 40), 0..4);
+        (parts, any::<u32>(), 0u8..3).prop_map(|(parts, crc32c, depth)| {
+            let references: Vec<Reference> = parts
+                .into_iter()
+                .map(|(name, bytes)| Reference { name, bytes })
+                .collect();
+            Content {
+                bytes: references.iter().map(|reference| reference.bytes).sum(),
+                crc32c,
+                depth,
+                references,
+            }
+        })
+    }
 
     fn any_entry() -> impl Strategy<Value = TreeEntry> {
         let kind = prop_oneof![
@@ -164,25 +199,24 @@ mod tests {
         (
             kind,
             "[a-z]{1,8}(/[a-z]{1,8}){0,3}",
-            any::<(u32, u32, u32, i64, u64)>(),
-            any::<[u8; 32]>(),
+            any::<(u32, u32, u32, i64, i64, u64, u16)>(),
+            any_content(),
         )
-            .prop_flat_map(|(kind, path, (mode, uid, gid, modified_ns, size), sha)| {
-                let file = kind == EntryKind::File;
-                let chunks = prop::collection::vec(any::<ChunkName>(), 0..if file { 4 } else { 1 });
-                chunks.prop_map(move |chunks| TreeEntry {
-                    meta: EntryMeta {
-                        path: path.clone(),
-                        mode,
-                        uid,
-                        gid,
-                        modified_ns,
-                    },
-                    kind: kind.clone(),
-                    size: if file { size } else { 0 },
-                    sha256: file.then_some(sha),
-                    chunks,
-                })
+            .prop_map(|(kind, path, numbers, content)| {
+                let (mode, uid, gid, modified_ns, changed_ns, inode, key) = numbers;
+                let meta = EntryMeta {
+                    path,
+                    mode,
+                    uid,
+                    gid,
+                    modified_ns,
+                    changed_ns,
+                    inode,
+                };
+                match kind {
+                    EntryKind::File => TreeEntry::file(meta, key, content),
+                    kind => TreeEntry::without_content(meta, kind),
+                }
             })
     }
 

@@ -1,190 +1,212 @@
-//! Finding chunks: all index objects of one workload, merged.
+//! Finding chunks: all index objects of one workload, merged into one table.
+//!
+//! The table tells the pack; the pack's own table of contents, which is read when a chunk of it is
+//! first wanted, tells the place. Should that table be damaged, the index object that named the pack
+//! has a copy. An index object may vanish between being listed and read: prune merged it into another,
+//! and the listing is read again.
+
+pub(crate) mod contents;
+pub(crate) mod table;
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 use dr_model::WorkloadName;
 
 use super::Inner;
+use super::keys::KeyId;
 use crate::StoreError;
-use crate::crypto::Keys;
-use crate::format::header::{HEADER_BYTES, Kind};
-use crate::format::index::IndexedPack;
-use crate::format::pack::{self, PackOpener, Place};
-use crate::format::{ChunkName, index};
+use crate::format::header::Kind;
+use crate::format::index::{self, IndexedPack};
+use crate::format::pack::{self, PackId};
+use crate::format::{ChunkName, sealed};
+use table::{ChunkTable, ShortName, TableBuilder};
 
-/// Where every known chunk of a workload lies.
+/// How often a listing of indexes is read again because one vanished meanwhile.
+const RELOADS_MAX: u32 = 10;
+/// Index objects fetched at once: enough to hide a store's latency.
+const FETCHES_MAX: usize = 8;
+
+/// Every known chunk of a workload, whichever data key it is under: names of different keys never
+/// agree, because they are keyed hashes.
 #[derive(Debug, Default)]
 pub(crate) struct Index {
-    /// A chunk's pack (by number below) and place.
-    chunks: HashMap<ChunkName, Located>,
-    /// Further copies of chunks: two backups may have stored the same at once, or one again what
-    /// was lost.
-    copies: HashMap<ChunkName, Vec<Located>>,
+    table: ChunkTable,
     packs: Vec<PackFile>,
-    /// What opens a pack, once its header was read.
-    openers: Mutex<HashMap<u32, Arc<PackOpener>>>,
+    numbers: HashMap<PackId, u32>,
+    /// The index objects it was read from.
+    objects: Vec<IndexObject>,
 }
 
-/// Where one copy of a chunk lies.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Located {
-    /// The pack's number within the index.
-    pub(crate) pack: u32,
-    pub(crate) place: Place,
+/// An index object that was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct IndexObject {
+    pub(crate) name: String,
+    pub(crate) key_id: KeyId,
+    pub(crate) packs: u32,
 }
 
 /// A pack as the index says it is.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct PackFile {
-    pub(crate) object: String,
+    pub(crate) id: PackId,
     pub(crate) size: u64,
+    pub(crate) chunks: u32,
+    /// The data key it is under.
+    pub(crate) key_id: KeyId,
+    /// The index object that names it, by its place among [`Index::objects`].
+    pub(crate) object: u32,
 }
 
 /// What index objects of a workload are called.
 pub(crate) fn index_prefix(workload: &WorkloadName) -> String {
-    format!("index/{workload}.")
+    format!("index/{workload}/")
+}
+
+/// An index being merged.
+#[derive(Debug, Default)]
+pub(crate) struct IndexBuilder {
+    table: TableBuilder,
+    index: Index,
+}
+
+impl IndexBuilder {
+    /// Adds what one index object says.
+    pub(crate) fn add(&mut self, name: String, key_id: KeyId, packs: &[IndexedPack]) {
+        let object = u32::try_from(self.index.objects.len()).unwrap_or(u32::MAX);
+        for pack in packs {
+            // A pack that two indexes name (prune writes the new one before it deletes the old).
+            if self.index.numbers.contains_key(&pack.id) {
+                continue;
+            }
+            let number = u32::try_from(self.index.packs.len()).unwrap_or(u32::MAX);
+            self.index.numbers.insert(pack.id, number);
+            self.index.packs.push(PackFile {
+                id: pack.id,
+                size: pack::size(&pack.chunks),
+                chunks: u32::try_from(pack.chunks.len()).unwrap_or(u32::MAX),
+                key_id,
+                object,
+            });
+            for chunk in &pack.chunks {
+                self.table.add(&chunk.name, number);
+            }
+        }
+        self.index.objects.push(IndexObject {
+            name,
+            key_id,
+            packs: u32::try_from(packs.len()).unwrap_or(u32::MAX),
+        });
+    }
+
+    pub(crate) fn finish(self) -> Index {
+        Index {
+            table: self.table.finish(),
+            ..self.index
+        }
+    }
 }
 
 impl Index {
-    pub(crate) fn add(&mut self, packs: &[IndexedPack]) {
-        for pack in packs {
-            let number = u32::try_from(self.packs.len()).unwrap_or(u32::MAX);
-            self.packs.push(PackFile {
-                object: pack::object_name(&pack.id),
-                size: pack::size(&pack.chunks),
-            });
-            for (name, place) in pack::places(&pack.chunks) {
-                let located = Located {
-                    pack: number,
-                    place,
-                };
-                match self.chunks.entry(name) {
-                    Entry::Vacant(vacant) => {
-                        vacant.insert(located);
-                    }
-                    Entry::Occupied(_) => self.copies.entry(name).or_default().push(located),
-                }
-            }
-        }
+    /// The packs that hold a chunk, by number.
+    pub(crate) fn find(&self, name: &ChunkName) -> impl Iterator<Item = u32> {
+        self.table.find(ShortName::of(name))
     }
 
-    pub(crate) fn find(&self, name: &ChunkName) -> Option<Located> {
-        self.chunks.get(name).copied()
-    }
-
-    /// All copies of a chunk, the one that is tried first first.
-    pub(crate) fn find_all(&self, name: &ChunkName) -> impl Iterator<Item = Located> {
-        let first = self.chunks.get(name).copied();
-        first
-            .into_iter()
-            .chain(self.copies.get(name).into_iter().flatten().copied())
+    pub(crate) fn contains(&self, name: &ChunkName) -> bool {
+        self.find(name).next().is_some()
     }
 
     pub(crate) fn pack(&self, number: u32) -> Option<&PackFile> {
-        usize::try_from(number)
-            .ok()
-            .and_then(|number| self.packs.get(number))
+        self.packs.get(usize::try_from(number).ok()?)
     }
 
     pub(crate) fn packs(&self) -> &[PackFile] {
         &self.packs
     }
 
-    /// Forgets chunks whose pack is not there whole, so that no backup relies on them.
-    pub(crate) fn keep_only(&mut self, is_whole: impl Fn(&PackFile) -> bool) {
-        let whole: Vec<bool> = self.packs.iter().map(is_whole).collect();
-        let is_good = |at: &Located| {
-            usize::try_from(at.pack)
-                .ok()
-                .and_then(|pack| whole.get(pack))
-                .is_some_and(|w| *w)
-        };
-        let copies = &self.copies;
-        self.chunks.retain(|name, located| {
-            let mut copies = copies.get(name).into_iter().flatten().copied();
-            if !is_good(located)
-                && let Some(better) = copies.find(|copy| is_good(copy))
-            {
-                *located = better;
-            }
-            is_good(located)
-        });
+    #[allow(dead_code, reason = "asked by prune")]
+    pub(crate) fn number_of(&self, id: &PackId) -> Option<u32> {
+        self.numbers.get(id).copied()
     }
 
-    /// Reads the header of a pack anew the next time: what failed to open may have been mended.
-    pub(crate) fn forget_opener(&self, number: u32) {
-        self.openers
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&number);
+    pub(crate) fn objects(&self) -> &[IndexObject] {
+        &self.objects
     }
 
-    /// What opens the frames of a pack; reads its header the first time.
-    pub(crate) fn opener(
-        &self,
-        repo: &Inner,
-        keys: &Keys,
-        number: u32,
-    ) -> Result<Arc<PackOpener>, StoreError> {
-        if let Some(opener) = self
-            .openers
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(&number)
-        {
-            return Ok(Arc::clone(opener));
-        }
-        let object = self
-            .pack(number)
-            .map(|pack| pack.object.clone())
-            .unwrap_or_default();
-        let header = repo
-            .backend
-            .get_range(&object, 0, HEADER_BYTES as u64)
-            .map_err(repo.failed(format!("reading `{object}`")))?
-            .ok_or_else(|| repo.missing(&object))?;
-        let opener = PackOpener::new(&repo.id, keys, &object, &header)
-            .map_err(|error| repo.unreadable(&object, error))?;
-        let opener = Arc::new(opener);
-        self.openers
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(number, Arc::clone(&opener));
-        Ok(opener)
+    #[allow(dead_code, reason = "asked by prune")]
+    pub(crate) fn chunks(&self) -> usize {
+        self.table.len()
     }
 }
 
+/// An index object as it was read.
+#[derive(Debug)]
+pub(crate) struct ReadIndex {
+    pub(crate) key_id: KeyId,
+    pub(crate) packs: Vec<IndexedPack>,
+}
+
 impl Inner {
-    /// Reads one index object.
+    /// Reads one index object of a workload; `None` if it is not there. An index under a key that was
+    /// shredded reads as one without packs.
     pub(crate) fn read_index(
         &self,
-        keys: &Keys,
+        workload: &WorkloadName,
         object: &str,
-    ) -> Result<Option<Vec<IndexedPack>>, StoreError> {
-        let Some(body) = self.get_sealed(keys, Kind::Index, object)? else {
-            return Ok(None);
-        };
-        index::decode(&body)
-            .map(Some)
-            .map_err(|error| self.unreadable(object, error))
+    ) -> Result<Option<ReadIndex>, StoreError> {
+        let damaged = |error| self.unreadable(object, error);
+        self.read_verified(object, &|data| {
+            let key_id = sealed::key_id(data, Kind::Index).map_err(damaged)?;
+            let keys = match self.data_keys_by_id(workload, &key_id) {
+                Ok((_, keys)) => keys,
+                Err(StoreError::Shredded { .. }) => {
+                    return Ok(ReadIndex {
+                        key_id,
+                        packs: Vec::new(),
+                    });
+                }
+                Err(error) => return Err(error),
+            };
+            sealed::decode(&self.id, &keys, Kind::Index, object, data)
+                .and_then(|body| index::decode(&body))
+                .map(|packs| ReadIndex { key_id, packs })
+                .map_err(damaged)
+        })
     }
 
     /// Reads all index objects of a workload anew.
-    pub(crate) fn load_index(
-        &self,
-        workload: &WorkloadName,
-        keys: &Keys,
-    ) -> Result<Index, StoreError> {
-        let mut merged = Index::default();
-        for entry in self.list(&index_prefix(workload))? {
-            let packs = self
-                .read_index(keys, &entry.name)?
-                .ok_or_else(|| self.missing(&entry.name))?;
-            merged.add(&packs);
+    pub(crate) fn load_index(&self, workload: &WorkloadName) -> Result<Index, StoreError> {
+        let mut vanished = None;
+        for _ in 0..RELOADS_MAX {
+            match self.try_load_index(workload)? {
+                Ok(index) => return Ok(index),
+                Err(object) => vanished = Some(object),
+            }
         }
-        Ok(merged)
+        Err(self.missing(&vanished.unwrap_or_default()))
+    }
+
+    /// The inner error names an index object that vanished after it was listed.
+    fn try_load_index(&self, workload: &WorkloadName) -> Result<Result<Index, String>, StoreError> {
+        let listed = self.list(&index_prefix(workload))?;
+        let mut builder = IndexBuilder::default();
+        // 40 bytes of an index object for each chunk.
+        let bytes: u64 = listed.iter().map(|entry| entry.size).sum();
+        builder
+            .table
+            .reserve(usize::try_from(bytes / 40).unwrap_or(0));
+        for group in listed.chunks(FETCHES_MAX) {
+            let read =
+                crate::repo::fetch::each(group, |entry| self.read_index(workload, &entry.name));
+            for (entry, read) in group.iter().zip(read) {
+                match read? {
+                    Some(read) => builder.add(entry.name.clone(), read.key_id, &read.packs),
+                    None => return Ok(Err(entry.name.clone())),
+                }
+            }
+        }
+        Ok(Ok(builder.finish()))
     }
 
     /// The workload's index for reading. `reload` when the one at hand lacks something: another
@@ -192,14 +214,13 @@ impl Inner {
     pub(crate) fn index_for_reading(
         &self,
         workload: &WorkloadName,
-        keys: &Keys,
         reload: bool,
     ) -> Result<Arc<Index>, StoreError> {
         let mut known = self.indexes.lock().unwrap_or_else(PoisonError::into_inner);
         if !reload && let Some(index) = known.get(workload) {
             return Ok(Arc::clone(index));
         }
-        let index = Arc::new(self.load_index(workload, keys)?);
+        let index = Arc::new(self.load_index(workload)?);
         known.insert(workload.clone(), Arc::clone(&index));
         Ok(index)
     }

@@ -347,7 +347,6 @@ impl Inner {
         Ok(shredded)
     }
 
-    #[allow(dead_code, reason = "asked by writers of several domains")]
     /// Fails if one of these keys was destroyed since it was opened: what a writer asks just before
     /// and just after it writes a manifest, so that no point relies on a key that is gone.
     pub(crate) fn data_keys_are_there(

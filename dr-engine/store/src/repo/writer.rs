@@ -1,96 +1,87 @@
 //! Writing one restore point.
 //!
-//! `add_file` may be called from several threads. Each compresses on its own; sealing, which is
-//! fast, and the filling of the open pack happen under one lock. Who fills a pack stores it, outside
-//! the lock. Memory is bounded by the open pack, `parallelism` packs on their way, and a few chunks
-//! for each calling thread, whatever the source's size; the listing grows with the number of files.
+//! Callers read and cut, worker threads name, compress and seal, uploaders store ([`pipeline`]). Each of
+//! `add_file`'s callers is slowed down when the place is; memory is bounded whatever the source's size
+//! (the listing grows with the number of files).
 //!
-//! A chunk is reused only when the workload's index names it and its pack was listed whole when the
-//! backup began, or when this backup stored it. Once storing a pack has failed, nothing of this
-//! backup can be finished: another file may rely on that pack.
+//! Write order: session; what is condemned and what is stored; packs, with an index for every 256 MiB of
+//! them; the last index; a look whether everything the point needs is there and nothing of it condemned;
+//! the restore point's object; the same look; the list of restore points. Only then is it listed. A crash
+//! leaves a session, packs and indexes that the next backup makes use of, or a restore point's object
+//! that is in no list.
+//!
+//! A chunk is reused only when an index names it, its pack was listed whole after the session was
+//! stored, and the pack is not condemned.
+
+mod assembly;
+mod packs;
+mod pipeline;
+mod previous;
 
 use std::collections::{HashMap, HashSet};
 use std::io::Read;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
+use chrono::Utc;
 use dr_model::{ByteCount, RestorePoint, WorkloadName};
 
-use super::index::{Index, index_prefix};
 use super::keys::Domain;
 use super::points::point_name;
 use super::{Inner, Repository, encode_failed};
 use crate::backend::PutOutcome;
 use crate::chunk::{self, CutError, Cutting};
-use crate::compress;
-use crate::crypto::{Keys, Sha256, TAG_BYTES};
+use crate::crypto::Keys;
+use crate::format::content::Content;
 use crate::format::header::Kind;
-use crate::format::index::{self, IndexedPack};
-use crate::format::pack::{self, FullPack, PackBuilder};
+use crate::format::pack::{self, PackId};
 use crate::format::point::{Listing, PointObject};
-use crate::format::tree::{EntryKind, EntryMeta, TreeEntry, broken_path_rule};
-use crate::format::{ChunkName, tree};
+use crate::format::sealed;
+use crate::format::tree::{self, EntryKind, EntryMeta, TreeEntry, broken_path_rule};
 use crate::testing::kill_point;
 use crate::{ObjectEntry, StoreError};
+use packs::Packs;
+use pipeline::Pipeline;
+use previous::Previous;
 
-/// When the open pack has this much, it is stored.
-const PACK_BYTES: usize = 16 * 1024 * 1024;
-/// An index object names at most this many packs (some 64 GiB, and 20 MiB of index).
-const INDEX_PACKS_MAX: usize = 4096;
 /// Temporary files of crashed writers are removed when older than any push or backup step lasts.
 const LEFTOVER_AGE: Duration = Duration::from_secs(24 * 3600);
+/// Chunks of condemned packs are stored again; prune may condemn more meanwhile.
+const CONDEMNED_ROUNDS_MAX: u32 = 5;
 
 /// How a backup is written.
 #[derive(Debug, Clone, Copy)]
 pub struct WriteOptions {
     /// zstd level.
     pub compression_level: i32,
-    /// How many packs may be on their way to the repository at once; bounds memory.
-    pub parallelism: usize,
+    /// Threads that compress and seal.
+    pub workers: usize,
+    /// Packs on their way to the repository at once; bounds memory. As many as the place is good for
+    /// when left out.
+    pub uploads: Option<usize>,
 }
 
 impl Default for WriteOptions {
     fn default() -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         Self {
-            compression_level: 3,
-            parallelism: 2,
+            compression_level: 1,
+            workers: cores.min(4),
+            uploads: None,
         }
     }
 }
 
-/// What was stored of a file.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FileSummary {
-    /// Its size in bytes.
-    pub size: u64,
-    /// SHA-256 of its content.
-    pub sha256: [u8; 32],
-}
-
-/// Writes one restore point. Dropped without [`BackupWriter::finish`] it leaves data that nothing
-/// refers to, and no restore point.
+/// Writes one restore point. Dropped without [`BackupWriter::finish`] it leaves data that the next
+/// backup reuses, and no restore point.
 #[derive(Debug)]
 pub struct BackupWriter {
     repository: Repository,
     workload: WorkloadName,
-    keys: Arc<Keys>,
-    known: Index,
-    options: WriteOptions,
-    state: Mutex<State>,
-    pack_stored: Condvar,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    open: Option<PackBuilder>,
-    /// Packs handed to the repository and not yet durable.
-    on_their_way: usize,
-    /// Chunks this backup has put into a pack.
-    new: HashSet<ChunkName>,
-    stored: Vec<IndexedPack>,
-    bytes_added: u64,
-    entries: Vec<TreeEntry>,
-    failed: bool,
+    session: String,
+    pipeline: Pipeline,
+    previous: OnceLock<Option<Previous>>,
+    loading: Mutex<()>,
 }
 
 impl Repository {
@@ -112,30 +103,54 @@ impl Repository {
             Err(error) => tracing::debug!(%error, "temporary files were not looked for"),
         }
         let keys = repo.data_keys_or_new(workload, &Domain::Workload)?;
+        let session = repo.begin_session(workload, Utc::now())?;
+        kill_point("store.after-session");
+        // From here on prune waits for us; what it condemned before, nobody may rely on.
+        let condemned = repo.condemned(workload)?;
         // Index first, packs second: a pack in the index is older than its index object.
-        let mut known = repo.load_index(workload, &keys)?;
-        let there = packs_there(repo)?;
-        known.keep_only(|pack| there.get(&pack.object) == Some(&pack.size));
+        let known = repo.load_index(workload)?;
+        let there = packs_there(repo, workload)?;
+        let is_usable = |file: &super::index::PackFile| {
+            there.get(&file.id) == Some(&file.size) && !condemned.contains(&file.id)
+        };
+        let usable = known.packs().iter().map(is_usable).collect();
+        let packs = Packs::new(
+            self.clone(),
+            workload.clone(),
+            options.compression_level,
+            known,
+            usable,
+        );
+        // The first key is the workload's own.
+        packs.number_of(&Domain::Workload, &keys)?;
+        let uploads = options.uploads.unwrap_or(repo.backend.requests_at_once());
         Ok(BackupWriter {
             repository: self.clone(),
             workload: workload.clone(),
-            keys,
-            known,
-            options,
-            state: Mutex::new(State::default()),
-            pack_stored: Condvar::new(),
+            session,
+            pipeline: Pipeline::start(packs, options.workers.max(1), uploads.max(1))?,
+            previous: OnceLock::new(),
+            loading: Mutex::new(()),
         })
     }
 }
 
-/// All packs with their sizes.
-fn packs_there(repo: &Inner) -> Result<HashMap<String, u64>, StoreError> {
-    let entry = |ObjectEntry { name, size, .. }| (name, size);
-    Ok(repo.list("data/")?.into_iter().map(entry).collect())
+/// A workload's packs with their sizes.
+pub(crate) fn packs_there(
+    repo: &Inner,
+    workload: &WorkloadName,
+) -> Result<HashMap<PackId, u64>, StoreError> {
+    let entry = |ObjectEntry { name, size, .. }| Some((pack::id_of(workload, &name)?, size));
+    Ok(repo
+        .list(&pack::prefix(workload))?
+        .into_iter()
+        .filter_map(entry)
+        .collect())
 }
 
 impl BackupWriter {
-    /// Stores a regular file: reads `content` to its end.
+    /// Stores a regular file: reads `content` to its end. What is read may still be on its way when this
+    /// returns; a failure then shows in a later call.
     ///
     /// # Errors
     /// When the source, the repository or an earlier call failed.
@@ -144,21 +159,94 @@ impl BackupWriter {
         meta: EntryMeta,
         content: &mut dyn Read,
         cutting: Cutting,
-    ) -> Result<FileSummary, StoreError> {
+    ) -> Result<(), StoreError> {
+        self.add_file_of(&Domain::Workload, meta, content, cutting)
+    }
+
+    /// [`Self::add_file`] under the data key of a domain.
+    ///
+    /// # Errors
+    /// As [`Self::add_file`].
+    pub fn add_file_of(
+        &self,
+        domain: &Domain,
+        meta: EntryMeta,
+        content: &mut dyn Read,
+        cutting: Cutting,
+    ) -> Result<(), StoreError> {
         check_path(&meta.path)?;
-        let stored = self.store_content(&meta.path, content, cutting)?;
-        let summary = FileSummary {
-            size: stored.size,
-            sha256: stored.sha256,
+        let keys = self.keys_of(domain)?;
+        let path = meta.path.clone();
+        let seed = keys.cutting_seed();
+        let file = self.pipeline.begin_file(domain, meta, keys)?;
+        let (mut number, mut crc32c) = (0, 0);
+        let each = |data: Vec<u8>| {
+            crc32c = crc32c::crc32c_append(crc32c, &data);
+            let sent = self.pipeline.chunk(&file, number, data);
+            number += 1;
+            sent
         };
-        self.state().entries.push(TreeEntry {
-            meta,
-            kind: EntryKind::File,
-            size: stored.size,
-            sha256: Some(stored.sha256),
-            chunks: stored.chunks,
-        });
-        Ok(summary)
+        chunk::cut(content, cutting, seed, each).map_err(|error| match error {
+            CutError::Source(source) => StoreError::Source { path, source },
+            CutError::Receiver(error) => error,
+        })?;
+        self.pipeline.end_file(&file, number, crc32c)
+    }
+
+    /// Takes a file's content over from the newest restore point of the workload, if that has the very
+    /// same file (path, size, times and inode) and all of its content may be relied on; whether it did.
+    /// A file that was changed about the time it was captured is never taken over.
+    ///
+    /// # Errors
+    /// When the newest restore point cannot be read.
+    pub fn add_unchanged(&self, meta: &EntryMeta, size: u64) -> Result<bool, StoreError> {
+        self.add_unchanged_of(&Domain::Workload, meta, size)
+    }
+
+    /// [`Self::add_unchanged`] under the data key of a domain.
+    ///
+    /// # Errors
+    /// As [`Self::add_unchanged`].
+    pub fn add_unchanged_of(
+        &self,
+        domain: &Domain,
+        meta: &EntryMeta,
+        size: u64,
+    ) -> Result<bool, StoreError> {
+        self.pipeline.shared.packs.check()?;
+        let Some(previous) = self.previous()? else {
+            return Ok(false);
+        };
+        let keys = self.keys_of(domain)?;
+        let Some(content) = previous.content_of(meta, size, &keys) else {
+            return Ok(false);
+        };
+        let packs = &self.pipeline.shared.packs;
+        if !previous.rely_on(packs, &keys, content)? {
+            return Ok(false);
+        }
+        let key = packs.number_of(domain, &keys)?;
+        let entry = TreeEntry::file(meta.clone(), key, content.clone());
+        self.pipeline.shared.add(entry);
+        Ok(true)
+    }
+
+    fn previous(&self) -> Result<Option<&Previous>, StoreError> {
+        if let Some(previous) = self.previous.get() {
+            return Ok(previous.as_ref());
+        }
+        let _one_at_a_time = self.loading.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(previous) = self.previous.get() {
+            return Ok(previous.as_ref());
+        }
+        let loaded = Previous::load(&self.repository, &self.workload)?;
+        Ok(self.previous.get_or_init(|| loaded).as_ref())
+    }
+
+    fn keys_of(&self, domain: &Domain) -> Result<Arc<Keys>, StoreError> {
+        self.repository
+            .inner()
+            .data_keys_or_new(&self.workload, domain)
     }
 
     /// Stores a folder or a link (or an empty file).
@@ -167,18 +255,11 @@ impl BackupWriter {
     /// When the path is not one that can be stored.
     pub fn add_entry(&self, meta: EntryMeta, kind: EntryKind) -> Result<(), StoreError> {
         if kind == EntryKind::File {
-            return self
-                .add_file(meta, &mut std::io::empty(), Cutting::Content)
-                .map(|_| ());
+            return self.add_file(meta, &mut std::io::empty(), Cutting::Content);
         }
         check_path(&meta.path)?;
-        self.state().entries.push(TreeEntry {
-            meta,
-            kind,
-            size: 0,
-            sha256: None,
-            chunks: Vec::new(),
-        });
+        let entry = TreeEntry::without_content(meta, kind);
+        self.pipeline.shared.add(entry);
         Ok(())
     }
 
@@ -187,7 +268,7 @@ impl BackupWriter {
     /// # Errors
     /// When anything is not durable or not there; then no restore point is listed.
     pub fn finish(
-        self,
+        mut self,
         mut point: RestorePoint,
         details: serde_json::Value,
     ) -> Result<RestorePoint, StoreError> {
@@ -197,167 +278,33 @@ impl BackupWriter {
                 rule: "a restore point belongs to the workload its backup was begun for",
             });
         }
+        self.pipeline.finish_chunks()?;
         let entries = self.take_entries()?;
         let listing = self.store_listing(&entries)?;
-        self.store_open_pack()?;
-        kill_point("store.after-pack");
-        let written = self.store_index()?;
+        let again = self.store_packs()?;
         kill_point("store.after-index");
-        self.verify_present(&entries, &listing, &written)?;
-        let files = entries.iter().filter(|entry| entry.kind == EntryKind::File);
-        point.files = files.clone().count() as u64;
-        point.bytes_source = ByteCount(files.map(|entry| entry.size).sum());
-        point.bytes_added = ByteCount(self.state().bytes_added);
+        point.files = entries
+            .iter()
+            .filter(|entry| entry.kind == EntryKind::File)
+            .count() as u64;
+        point.bytes_source = ByteCount(entries.iter().map(|entry| entry.size).sum());
+        point.bytes_added = ByteCount(self.pipeline.shared.packs.bytes_added());
+        self.verify_present(&again)?;
         kill_point("store.before-point");
-        self.store_point(&point, details, &listing)?;
-        kill_point("store.after-point");
+        self.store_point(&point, details, &listing, &again)?;
         Ok(point)
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn repo(&self) -> &Inner {
-        self.repository.inner()
-    }
-
-    fn store_content(
-        &self,
-        path: &str,
-        content: &mut dyn Read,
-        cutting: Cutting,
-    ) -> Result<Stored, StoreError> {
-        let mut sha256 = Sha256::new();
-        let mut size = 0;
-        let mut chunks = Vec::new();
-        let each = |data: &[u8]| {
-            sha256.update(data);
-            size += data.len() as u64;
-            let name = self.keys.chunk_name(data);
-            chunks.push(name);
-            self.store_chunk(name, data)
-        };
-        chunk::cut(content, cutting, self.keys.cutting_seed(), each).map_err(
-            |error| match error {
-                CutError::Source(source) => StoreError::Source {
-                    path: path.to_owned(),
-                    source,
-                },
-                CutError::Receiver(error) => error,
-            },
-        )?;
-        Ok(Stored {
-            size,
-            sha256: sha256.finish(),
-            chunks,
-        })
-    }
-
-    fn store_chunk(&self, name: ChunkName, data: &[u8]) -> Result<(), StoreError> {
-        if self.known.find(&name).is_some() || self.state().new.contains(&name) {
-            return Ok(());
-        }
-        let packed = compress::pack(data, self.options.compression_level);
-        let length = u32::try_from(data.len()).unwrap_or(u32::MAX);
-        let full = self.add_to_pack(name, length, packed)?;
-        full.map_or(Ok(()), |full| self.store_pack(full))
-    }
-
-    /// Puts a chunk into the open pack; hands the pack back when it is full.
-    fn add_to_pack(
-        &self,
-        name: ChunkName,
-        length: u32,
-        packed: Vec<u8>,
-    ) -> Result<Option<FullPack>, StoreError> {
-        let repo = self.repo();
-        let mut state = self.wait_for_room(packed.len());
-        if state.failed {
-            return Err(StoreError::WriterFailed);
-        }
-        // Another thread may have met the same content meanwhile.
-        if !state.new.insert(name) {
-            return Ok(None);
-        }
-        let mut open = match state.open.take() {
-            Some(open) => open,
-            None => PackBuilder::new(&repo.id, &self.keys, PACK_BYTES + chunk::CHUNK_BYTES_MAX)
-                .map_err(encode_failed("a pack"))?,
-        };
-        if let Err(error) = open.add(name, length, packed) {
-            state.failed = true;
-            return Err(encode_failed("a chunk")(error));
-        }
-        if open.len() < PACK_BYTES {
-            state.open = Some(open);
-            return Ok(None);
-        }
-        let full = open.finish().inspect_err(|_| state.failed = true);
-        let full = full.map_err(encode_failed("a pack"))?;
-        state.on_their_way += 1;
-        Ok(Some(full))
-    }
-
-    /// Waits while this many bytes would fill the open pack and no further pack may be on its way.
-    fn wait_for_room(&self, bytes: usize) -> MutexGuard<'_, State> {
-        let limit = self.options.parallelism.max(1);
-        let must_wait = |state: &mut State| {
-            let open = state.open.as_ref().map_or(0, PackBuilder::len);
-            !state.failed
-                && state.on_their_way >= limit
-                && (open == 0 || open + bytes + TAG_BYTES >= PACK_BYTES)
-        };
-        self.pack_stored
-            .wait_while(self.state(), must_wait)
-            .unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Stores a pack that is counted as on its way.
-    fn store_pack(&self, full: FullPack) -> Result<(), StoreError> {
-        let object = pack::object_name(&full.id);
-        kill_point("store.before-pack");
-        let outcome = self.repo().put_new(&object, &full.data);
-        let mut state = self.state();
-        state.on_their_way -= 1;
-        self.pack_stored.notify_all();
-        match outcome {
-            Ok(PutOutcome::Stored) => {
-                state.bytes_added += full.data.len() as u64;
-                state.stored.push(IndexedPack {
-                    id: full.id,
-                    chunks: full.chunks,
-                });
-                Ok(())
-            }
-            // Its name is 128 random bits: what is there is not ours.
-            Ok(PutOutcome::Exists) => {
-                state.failed = true;
-                Err(self.name_taken(object))
-            }
-            Err(error) => {
-                state.failed = true;
-                Err(error)
-            }
-        }
-    }
-
-    fn name_taken(&self, object: String) -> StoreError {
-        StoreError::Damaged {
-            object,
-            place: self.repository.describe(),
-            what: "another object has the name that was just made for a new one".to_owned(),
-        }
-    }
-
     fn take_entries(&self) -> Result<Vec<TreeEntry>, StoreError> {
-        let mut state = self.state();
-        if state.failed {
-            return Err(StoreError::WriterFailed);
-        }
-        let mut entries = std::mem::take(&mut state.entries);
-        drop(state);
-        entries.sort_by(|left, right| left.meta.path.cmp(&right.meta.path));
+        let mut entries = std::mem::take(
+            &mut *self
+                .pipeline
+                .shared
+                .entries
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner),
+        );
+        entries.sort_unstable_by(|left, right| left.meta.path.cmp(&right.meta.path));
         let mut pairs = entries.iter().zip(entries.iter().skip(1));
         match pairs.find(|(left, right)| left.meta.path == right.meta.path) {
             Some((twice, _)) => Err(StoreError::DuplicatePath {
@@ -367,128 +314,164 @@ impl BackupWriter {
         }
     }
 
-    fn store_listing(&self, entries: &[TreeEntry]) -> Result<Stored, StoreError> {
+    /// Stores the listing as a content under the workload's own key.
+    fn store_listing(&self, entries: &[TreeEntry]) -> Result<Content, StoreError> {
+        let packs = &self.pipeline.shared.packs;
+        let keys = self.keys_of(&Domain::Workload)?;
+        let key = packs.number_of(&Domain::Workload, &keys)?;
+        let uploads = self
+            .pipeline
+            .uploads
+            .as_ref()
+            .ok_or(StoreError::WriterFailed)?;
         let body = tree::encode(entries);
-        self.store_content("the listing", &mut body.as_slice(), Cutting::Content)
-    }
-
-    fn store_open_pack(&self) -> Result<(), StoreError> {
-        let mut state = self.state();
-        if state.failed {
-            return Err(StoreError::WriterFailed);
-        }
-        let Some(open) = state.open.take() else {
-            return Ok(());
+        let store = |list: Vec<u8>| {
+            packs
+                .store_chunk(key, &keys, &list, uploads)
+                .map(|reference| reference.name)
         };
-        state.on_their_way += 1;
-        drop(state);
-        let full = open.finish().map_err(encode_failed("a pack"))?;
-        self.store_pack(full)
+        let mut assembly = assembly::Assembly::default();
+        let (mut number, mut crc32c) = (0, 0);
+        let each = |data: Vec<u8>| {
+            crc32c = crc32c::crc32c_append(crc32c, &data);
+            let reference = packs.store_chunk(key, &keys, &data, uploads)?;
+            assembly.stored(number, reference, &store)?;
+            number += 1;
+            Ok(())
+        };
+        let seed = keys.cutting_seed();
+        chunk::cut(&mut body.as_slice(), Cutting::Content, seed, each).map_err(
+            |error| match error {
+                CutError::Source(source) => StoreError::Source {
+                    path: "the listing".to_owned(),
+                    source,
+                },
+                CutError::Receiver(error) => error,
+            },
+        )?;
+        assembly.ended(number, crc32c);
+        assembly.complete(&store)?.ok_or(StoreError::WriterFailed)
     }
 
-    /// Writes the index of what is new and reads it back as a restore will.
-    fn store_index(&self) -> Result<Index, StoreError> {
-        let packs = std::mem::take(&mut self.state().stored);
-        let mut written = Index::default();
-        for part in packs.chunks(INDEX_PACKS_MAX) {
-            let object = format!(
-                "{}{}",
-                index_prefix(&self.workload),
-                dr_model::random::hex(16)
-            );
-            let body = index::encode(part);
-            let repo = self.repo();
-            if repo.put_sealed(&self.keys, Kind::Index, &object, &body)? == PutOutcome::Exists {
-                return Err(self.name_taken(object));
+    /// Stores what is left of packs and indexes; what lies in packs that prune condemned meanwhile is
+    /// stored again first. Returns those packs: nothing relies on them any more.
+    fn store_packs(&mut self) -> Result<HashSet<PackId>, StoreError> {
+        let mut again = HashSet::new();
+        for _ in 0..CONDEMNED_ROUNDS_MAX {
+            let shared = Arc::clone(&self.pipeline.shared);
+            let condemned = shared.packs.repo().condemned(&self.workload)?;
+            let uploads = self
+                .pipeline
+                .uploads
+                .as_ref()
+                .ok_or(StoreError::WriterFailed)?;
+            if !shared.packs.store_again(&condemned, &mut again, uploads)? {
+                break;
             }
-            let read = repo
-                .read_index(&self.keys, &object)?
-                .ok_or_else(|| repo.missing(&object))?;
-            if read != part {
-                return Err(StoreError::Damaged {
-                    object,
-                    place: self.repository.describe(),
-                    what: "it reads otherwise than it was written".to_owned(),
-                });
-            }
-            self.state().bytes_added += body.len() as u64;
-            written.add(&read);
         }
-        Ok(written)
+        if let Some(uploads) = &self.pipeline.uploads {
+            self.pipeline.shared.packs.send_open(uploads)?;
+        }
+        self.pipeline.finish_packs()?;
+        kill_point("store.after-pack");
+        self.pipeline.shared.packs.store_indexes()?;
+        Ok(again)
     }
 
-    /// The last look before the point is listed: every chunk is in an index, every pack it lies in
-    /// is there and as long as it must be.
-    fn verify_present(
-        &self,
-        entries: &[TreeEntry],
-        listing: &Stored,
-        written: &Index,
-    ) -> Result<(), StoreError> {
-        let repo = self.repo();
-        let there = packs_there(repo)?;
-        let mut seen = HashSet::new();
-        let names = entries
-            .iter()
-            .flat_map(|entry| &entry.chunks)
-            .chain(&listing.chunks);
-        for name in names {
-            let place = |index: &Index| {
-                index
-                    .find(name)
-                    .and_then(|located| index.pack(located.pack).cloned())
-            };
-            let Some(pack) = place(written).or_else(|| place(&self.known)) else {
-                return Err(repo.missing(&format!("chunk {}", hex::encode(name))));
-            };
-            if !seen.contains(&pack.object) {
-                match there.get(&pack.object) {
-                    Some(size) if *size == pack.size => {}
-                    Some(_) => {
-                        return Err(StoreError::Damaged {
-                            object: pack.object,
-                            place: self.repository.describe(),
-                            what: "it is not as long as it was written".to_owned(),
-                        });
-                    }
-                    None => return Err(repo.missing(&pack.object)),
+    /// The last look before the point is listed: every pack that it needs is there and as long as it
+    /// must be, no one has ended this session, and nothing is condemned that the point relies on.
+    fn verify_present(&self, again: &HashSet<PackId>) -> Result<(), StoreError> {
+        let repo = self.repository.inner();
+        let there = packs_there(repo, &self.workload)?;
+        let needed = self.pipeline.shared.packs.needed(again);
+        for (id, size) in &needed {
+            let object = pack::object_name(&self.workload, id);
+            match there.get(id) {
+                Some(found) if found == size => {}
+                Some(_) => {
+                    return Err(StoreError::Damaged {
+                        object,
+                        place: self.repository.describe(),
+                        what: "it is not as long as it was written".to_owned(),
+                    });
                 }
-                seen.insert(pack.object);
+                None => return Err(repo.missing(&object)),
             }
         }
-        Ok(())
+        self.still_ours(&needed)
+    }
+
+    fn still_ours(&self, needed: &HashMap<PackId, u64>) -> Result<(), StoreError> {
+        let repo = self.repository.inner();
+        let condemned = repo.condemned(&self.workload)?;
+        if condemned.iter().any(|id| needed.contains_key(id)) {
+            return Err(StoreError::Condemned {
+                place: self.repository.describe(),
+            });
+        }
+        let keys = self.pipeline.shared.packs.keys();
+        let domains = keys.into_iter().map(|(domain, keys)| (domain, keys.id()));
+        repo.data_keys_are_there(&self.workload, domains)?;
+        repo.session_is_alive(&self.session)
     }
 
     fn store_point(
         &self,
         point: &RestorePoint,
         details: serde_json::Value,
-        listing: &Stored,
+        listing: &Content,
+        again: &HashSet<PackId>,
     ) -> Result<(), StoreError> {
-        let repo = self.repo();
+        let repo = self.repository.inner();
+        let keys = self.pipeline.shared.packs.keys();
         let object = PointObject {
             point: point.clone(),
             details,
-            listing: Listing::new(listing.size, &listing.sha256, &listing.chunks),
+            data_keys: keys
+                .iter()
+                .map(|(_, keys)| hex::encode(keys.id()))
+                .collect(),
+            listing: Listing::of(listing),
         };
         let body = serde_json::to_vec(&object).map_err(|error| StoreError::Encode {
             what: "a restore point",
             source: Box::new(error),
         })?;
         let name = point_name(&point.id);
-        if repo.put_sealed(&repo.master, Kind::Point, &name, &body)? == PutOutcome::Exists {
-            return Err(self.name_taken(name));
+        let data = sealed::encode(&repo.id, &repo.master, Kind::Point, &name, &body)
+            .map_err(encode_failed("a restore point"))?;
+        if repo.put_new(&name, &data)? == PutOutcome::Exists {
+            return Err(repo.name_taken(&name));
         }
+        kill_point("store.after-point");
+        let needed = self.pipeline.shared.packs.needed(again);
+        if let Err(error) = self.still_ours(&needed) {
+            // In no list: nothing reads it, and prune removes it should this fail.
+            let _ = repo.backend.delete(&name);
+            return Err(error);
+        }
+        repo.chain_listed(point, &data, point.finished)?;
+        kill_point("store.after-chain");
         Ok(())
     }
 }
 
-/// Content as stored.
-#[derive(Debug)]
-struct Stored {
-    size: u64,
-    sha256: [u8; 32],
-    chunks: Vec<ChunkName>,
+impl Drop for BackupWriter {
+    /// Ends the session, finished or not. What was stored is put into an index, so that the next backup
+    /// need not store it again.
+    fn drop(&mut self) {
+        // A place that failed would only keep us waiting: without an index these packs (few, there is one
+        // for every 256 MiB) cost space until prune removes them.
+        if self.pipeline.finish_packs().is_ok()
+            && let Err(error) = self.pipeline.shared.packs.store_indexes()
+        {
+            tracing::debug!(%error, "what was stored is in no index");
+        }
+        let repo = self.repository.inner();
+        if let Err(error) = repo.backend.delete(&self.session) {
+            tracing::debug!(%error, "the session stays until prune finds it dead");
+        }
+    }
 }
 
 fn check_path(path: &str) -> Result<(), StoreError> {

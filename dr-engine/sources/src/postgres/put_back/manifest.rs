@@ -76,11 +76,12 @@ fn file_entry(file: &ManifestFile) -> String {
     let modified = DateTime::from_timestamp(file.modified_seconds, 0).unwrap_or_default();
     format!(
         "{{ \"Path\": {}, \"Size\": {}, \"Last-Modified\": \"{}\", \
-         \"Checksum-Algorithm\": \"SHA256\", \"Checksum\": \"{}\" }}",
+         \"Checksum-Algorithm\": \"CRC32C\", \"Checksum\": \"{}\" }}",
         serde_json::Value::from(file.path.as_str()),
         file.size,
         modified.format("%Y-%m-%d %H:%M:%S GMT"),
-        hex::encode(file.sha256)
+        // PostgreSQL writes the bytes as they lie in memory (on every machine it has released: little-endian).
+        hex::encode(file.crc32c.to_le_bytes())
     )
 }
 
@@ -103,7 +104,7 @@ mod tests {
             path: path.to_owned(),
             size,
             modified_seconds: 0,
-            sha256: [7; 32],
+            crc32c: 7,
         };
         let files = [
             file("a\"b", 1),

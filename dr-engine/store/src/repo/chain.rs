@@ -1,0 +1,238 @@
+//! The list of restore points: reading its newest entry, and adding one.
+//!
+//! Adding is a compare-and-swap: the next number is written only if nobody has it. Who finds it taken
+//! reads that entry and adds to it. A listing of the place may lag behind what was stored, a read by
+//! name does not: from the newest entry that was listed, the numbers after it are asked for one by one.
+
+use chrono::{DateTime, Utc};
+use dr_model::{RestorePoint, RestorePointId, WorkloadName};
+
+use super::points::{POINTS, point_name};
+use super::{Inner, encode_failed};
+use crate::StoreError;
+use crate::backend::PutOutcome;
+use crate::crypto::sha256;
+use crate::format::chain::{self, ChainEntry, ChainEvent, ChainedPoint};
+use crate::format::header::Kind;
+use crate::format::{FormatError, sealed};
+
+/// Where all chains are.
+pub(crate) const CHAINS: &str = "chain/";
+/// How often another writer may be first before something must be wrong.
+const RACES_MAX: u32 = 100;
+
+/// Where a workload's chain is.
+pub(crate) fn chain_prefix(workload: &WorkloadName) -> String {
+    format!("{CHAINS}{workload}/")
+}
+
+/// An entry with what the next one must say of it.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct ChainHead {
+    pub(crate) entry: ChainEntry,
+    pub(crate) object_sha256: String,
+}
+
+/// The newest entry of a workload's list of restore points, as an anchor: whoever keeps it elsewhere
+/// notices when the repository goes back to an older one.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct ChainAnchor {
+    /// The workload.
+    pub workload: WorkloadName,
+    /// The entry's number.
+    pub sequence: u64,
+    /// SHA-256 of the entry as it is stored, in hexadecimal digits.
+    pub sha256: String,
+}
+
+impl Inner {
+    /// One entry; `None` if it is not there.
+    pub(crate) fn chain_entry(
+        &self,
+        workload: &WorkloadName,
+        sequence: u64,
+    ) -> Result<Option<ChainHead>, StoreError> {
+        let object = chain::object_name(&chain_prefix(workload), sequence);
+        self.read_verified(&object, &|data| {
+            let decode = || -> Result<ChainEntry, FormatError> {
+                let body = sealed::decode(&self.id, &self.master, Kind::Chain, &object, data)?;
+                chain::decode(&body, sequence)
+            };
+            Ok(ChainHead {
+                entry: decode().map_err(|error| self.unreadable(&object, error))?,
+                object_sha256: hex::encode(sha256(data)),
+            })
+        })
+    }
+
+    /// The newest entry of a workload's chain; `None` before the first.
+    pub(crate) fn chain_head(
+        &self,
+        workload: &WorkloadName,
+    ) -> Result<Option<ChainHead>, StoreError> {
+        let prefix = chain_prefix(workload);
+        let listed = self.list(&prefix)?;
+        let newest = listed
+            .iter()
+            .filter_map(|entry| chain::sequence_of(&prefix, &entry.name))
+            .max();
+        let mut head = match newest {
+            Some(sequence) => {
+                let head = self.chain_entry(workload, sequence)?;
+                Some(head.ok_or_else(|| self.missing(&chain::object_name(&prefix, sequence)))?)
+            }
+            None => None,
+        };
+        loop {
+            let next = head.as_ref().map_or(0, |head| head.entry.sequence) + 1;
+            match self.chain_entry(workload, next)? {
+                Some(newer) => head = Some(newer),
+                None => return Ok(head),
+            }
+        }
+    }
+
+    /// Lists a restore point whose object is stored.
+    pub(crate) fn chain_listed(
+        &self,
+        point: &RestorePoint,
+        object: &[u8],
+        at: DateTime<Utc>,
+    ) -> Result<(), StoreError> {
+        let chained = ChainedPoint {
+            point: point.clone(),
+            object_sha256: hex::encode(sha256(object)),
+        };
+        self.chain_append(&point.workload, at, &|points| {
+            points.retain(|known| known.point.id != chained.point.id);
+            points.push(chained.clone());
+            points.sort_by(|left, right| {
+                (left.point.moment, &left.point.id).cmp(&(right.point.moment, &right.point.id))
+            });
+            Some(ChainEvent::Listed(chained.point.id.clone()))
+        })
+    }
+
+    #[allow(dead_code, reason = "asked by prune")]
+    /// Takes restore points off the list. Those that are not in it are no error.
+    pub(crate) fn chain_removed(
+        &self,
+        workload: &WorkloadName,
+        ids: &[RestorePointId],
+        at: DateTime<Utc>,
+    ) -> Result<(), StoreError> {
+        self.chain_append(workload, at, &|points| {
+            let before = points.len();
+            points.retain(|known| !ids.contains(&known.point.id));
+            (points.len() < before).then(|| ChainEvent::Removed(ids.to_vec()))
+        })
+    }
+
+    /// Adds an entry to whatever is the newest. `change` may be called again when another writer was
+    /// first; `None` from it means that there is nothing to change.
+    fn chain_append(
+        &self,
+        workload: &WorkloadName,
+        at: DateTime<Utc>,
+        change: &dyn Fn(&mut Vec<ChainedPoint>) -> Option<ChainEvent>,
+    ) -> Result<(), StoreError> {
+        let prefix = chain_prefix(workload);
+        for _ in 0..RACES_MAX {
+            let head = self.chain_head(workload)?;
+            let mut points = head
+                .as_ref()
+                .map(|head| head.entry.points.clone())
+                .unwrap_or_default();
+            let Some(event) = change(&mut points) else {
+                return Ok(());
+            };
+            let sequence = head.as_ref().map_or(0, |head| head.entry.sequence) + 1;
+            let entry = ChainEntry {
+                sequence,
+                previous_sha256: head.map(|head| head.object_sha256),
+                at,
+                event,
+                points,
+            };
+            let body = serde_json::to_vec(&entry).map_err(|error| StoreError::Encode {
+                what: "the list of restore points",
+                source: Box::new(error),
+            })?;
+            let object = chain::object_name(&prefix, sequence);
+            let data = sealed::encode(&self.id, &self.master, Kind::Chain, &object, &body)
+                .map_err(encode_failed("the list of restore points"))?;
+            if self.put_new(&object, &data)? == PutOutcome::Stored {
+                return Ok(());
+            }
+        }
+        Err(StoreError::Damaged {
+            object: prefix,
+            place: self.place.clone(),
+            what: format!("its next entry was taken {RACES_MAX} times by other writers"),
+        })
+    }
+
+    /// The listed restore points of a workload.
+    pub(crate) fn listed(&self, workload: &WorkloadName) -> Result<Vec<ChainedPoint>, StoreError> {
+        match self.chain_head(workload) {
+            Ok(head) => Ok(head.map(|head| head.entry.points).unwrap_or_default()),
+            // A changed version byte looks like a newer version.
+            Err(error @ (StoreError::Damaged { .. } | StoreError::UnsupportedVersion { .. })) => {
+                tracing::warn!(%error, "restore points are listed by their objects instead");
+                self.listed_by_objects(workload)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// What there is to restore when the list itself is damaged: each restore point's own object is
+    /// authenticated. Nothing is written on this ground.
+    fn listed_by_objects(&self, workload: &WorkloadName) -> Result<Vec<ChainedPoint>, StoreError> {
+        // One workload's name may begin as another's does: the prefix only saves reading.
+        let prefix = format!("{POINTS}{}{workload}-", RestorePointId::PREFIX);
+        let mut found = Vec::new();
+        for entry in self.list(&prefix)? {
+            if let Ok(Some((object, data))) = self.read_point(&entry.name)
+                && object.point.workload == *workload
+            {
+                found.push(ChainedPoint {
+                    point: object.point,
+                    object_sha256: hex::encode(sha256(&data)),
+                });
+            }
+        }
+        Ok(found)
+    }
+
+    /// The workloads that have a list of restore points.
+    pub(crate) fn chained_workloads(&self) -> Result<Vec<WorkloadName>, StoreError> {
+        let mut found: Vec<WorkloadName> = self
+            .list(CHAINS)?
+            .iter()
+            .filter_map(|entry| entry.name.strip_prefix(CHAINS)?.split('/').next())
+            .filter_map(|name| name.parse().ok())
+            .collect();
+        found.sort();
+        found.dedup();
+        Ok(found)
+    }
+
+    /// Whether a restore point's object is the one that is listed.
+    pub(crate) fn is_listed(
+        &self,
+        point: &RestorePoint,
+        object: &[u8],
+    ) -> Result<bool, StoreError> {
+        let listed = self.listed(&point.workload)?;
+        let Some(known) = listed.iter().find(|known| known.point.id == point.id) else {
+            return Ok(false);
+        };
+        if known.object_sha256 == hex::encode(sha256(object)) {
+            return Ok(true);
+        }
+        Err(self.unreadable(
+            &point_name(&point.id),
+            FormatError::damaged("it is not the one that was listed"),
+        ))
+    }
+}

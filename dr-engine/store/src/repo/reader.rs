@@ -1,0 +1,534 @@
+//! Reading what a restore point holds, whole files or any part of them, from several threads.
+//!
+//! Nothing read is believed: every chunk is authenticated and its name computed again, and a file read
+//! whole is compared with its size and checksum as taken at capture.
+//!
+//! Chunks that lie one behind the other in a pack are fetched with one request. A pack that is asked for
+//! again and again (small files lie side by side) is fetched whole and kept for a while. Both are
+//! bounded; so is what is kept of opened chunks for reading parts of files. A chunk that cannot be read
+//! is looked for in other packs that hold it, and each object in every copy of the repository.
+
+mod cache;
+
+use std::io::Write;
+use std::sync::Arc;
+
+use dr_model::WorkloadName;
+
+use super::index::Index;
+use super::index::contents::PackContents;
+use super::keys::KeyId;
+use super::points::{StoredPoint, point_name};
+use super::{Inner, Repository};
+use crate::StoreError;
+use crate::crypto::Keys;
+use crate::format::content::{Content, Reference, decode_references};
+use crate::format::pack::Place;
+use crate::format::tree::{self, EntryKind, TreeEntry};
+use crate::format::{ChunkName, FormatError};
+use cache::{ChunkCache, PackCache};
+
+/// Chunks that lie one after the other are fetched together, up to so many stored bytes.
+const FETCH_BYTES_MAX: u64 = 4 * 1024 * 1024;
+/// A pack that is asked for this often within a short while is fetched whole.
+const WHOLE_AFTER: u32 = 3;
+
+/// Reads the content of one restore point. Cheap to share between threads.
+#[derive(Debug)]
+pub struct PointReader {
+    repository: Repository,
+    workload: WorkloadName,
+    stored: StoredPoint,
+    key_ids: Vec<KeyId>,
+    packs: PackCache,
+    chunks: ChunkCache,
+}
+
+/// Receives references to chunks, in order.
+pub(crate) type EachReference<'a> = &'a mut dyn FnMut(&Reference) -> Result<(), StoreError>;
+
+impl Repository {
+    /// Prepares reading from a restore point.
+    ///
+    /// # Errors
+    /// When its object is damaged.
+    pub fn reader(&self, point: &StoredPoint) -> Result<PointReader, StoreError> {
+        let damaged = |error| self.inner().unreadable(&point_name(&point.point.id), error);
+        Ok(PointReader {
+            repository: self.clone(),
+            workload: point.point.workload.clone(),
+            key_ids: point.object.key_ids().map_err(damaged)?,
+            stored: point.clone(),
+            packs: PackCache::default(),
+            chunks: ChunkCache::default(),
+        })
+    }
+}
+
+impl PointReader {
+    fn repo(&self) -> &Inner {
+        self.repository.inner()
+    }
+
+    pub(crate) fn key_ids(&self) -> &[KeyId] {
+        &self.key_ids
+    }
+
+    fn damaged(&self, what: impl Into<String>) -> StoreError {
+        self.repo().unreadable(
+            &point_name(&self.stored.point.id),
+            FormatError::Damaged(what.into()),
+        )
+    }
+
+    /// The keys that an entry's content is under; an error that says so where they were destroyed.
+    pub(crate) fn keys(&self, number: u16) -> Result<Arc<Keys>, StoreError> {
+        let id = self
+            .key_ids
+            .get(usize::from(number))
+            .ok_or_else(|| self.damaged("an entry names a data key it does not have"))?;
+        self.repo()
+            .data_keys_by_id(&self.workload, id)
+            .map(|(_, keys)| keys)
+    }
+
+    /// The entries of the restore point, in path order.
+    ///
+    /// # Errors
+    /// When the listing is damaged or the place fails.
+    pub fn entries(&self) -> Result<Vec<TreeEntry>, StoreError> {
+        let damaged = |error| {
+            self.repo()
+                .unreadable(&point_name(&self.stored.point.id), error)
+        };
+        let content = self.stored.object.listing.content().map_err(damaged)?;
+        let mut body = Vec::new();
+        self.read(&*self.keys(0)?, &content, &mut |chunk| {
+            body.extend_from_slice(chunk);
+            Ok(())
+        })
+        .and_then(|()| match crc32c::crc32c(&body) == content.crc32c {
+            true => Ok(()),
+            false => Err(self.damaged("its listing is not the one it was made with")),
+        })?;
+        tree::decode(&body).map_err(damaged)
+    }
+
+    /// Writes a file's content to `out`, verified as it goes: an error may come after a part was
+    /// written, and then what was written must not be used.
+    ///
+    /// # Errors
+    /// When something it needs is damaged or missing, the place fails, or `out` does.
+    pub fn read_file(&self, entry: &TreeEntry, out: &mut dyn Write) -> Result<(), StoreError> {
+        let content = self.content_of(entry)?;
+        let mut crc32c = 0;
+        self.read(&*self.keys(entry.key)?, content, &mut |chunk| {
+            crc32c = crc32c::crc32c_append(crc32c, chunk);
+            self.write(entry, chunk, out)
+        })?;
+        if crc32c == content.crc32c {
+            Ok(())
+        } else {
+            Err(self.damaged(format!(
+                "the content of `{}` is not what was captured",
+                entry.meta.path
+            )))
+        }
+    }
+
+    /// Writes a part of a file's content to `out`: `length` bytes from `offset`, fewer where the file
+    /// ends. Reads no more chunks than the part lies in.
+    ///
+    /// # Errors
+    /// As [`Self::read_file`].
+    pub fn read_range(
+        &self,
+        entry: &TreeEntry,
+        offset: u64,
+        length: u64,
+        out: &mut dyn Write,
+    ) -> Result<(), StoreError> {
+        let content = self.content_of(entry)?;
+        let keys = self.keys(entry.key)?;
+        let end = offset.saturating_add(length).min(content.bytes);
+        let mut wanted = Part {
+            offset: 0,
+            start: offset,
+            end,
+        };
+        self.range(
+            &keys,
+            content.depth,
+            &content.references,
+            &mut wanted,
+            &mut |part| self.write(entry, part, out),
+        )
+    }
+
+    fn content_of<'a>(&self, entry: &'a TreeEntry) -> Result<&'a Content, StoreError> {
+        if entry.kind == EntryKind::File {
+            return Ok(&entry.content);
+        }
+        Err(StoreError::InvalidName {
+            name: entry.meta.path.clone(),
+            rule: "only files have content",
+        })
+    }
+
+    fn write(&self, entry: &TreeEntry, data: &[u8], out: &mut dyn Write) -> Result<(), StoreError> {
+        out.write_all(data).map_err(|source| StoreError::Sink {
+            path: entry.meta.path.clone(),
+            point: self.stored.point.id.clone(),
+            source,
+        })
+    }
+
+    /// Hands on a content's chunks in order.
+    fn read(
+        &self,
+        keys: &Keys,
+        content: &Content,
+        each: &mut dyn FnMut(&[u8]) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        self.below(keys, content.depth, &content.references, each)
+    }
+
+    fn below(
+        &self,
+        keys: &Keys,
+        depth: u8,
+        references: &[Reference],
+        each: &mut dyn FnMut(&[u8]) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        if depth == 0 {
+            return self.leaves(keys, references, each);
+        }
+        for reference in references {
+            let list = self.list(keys, reference)?;
+            self.below(keys, depth - 1, &list, each)?;
+        }
+        Ok(())
+    }
+
+    /// A list of references, which must come to what its own reference says.
+    fn list(&self, keys: &Keys, reference: &Reference) -> Result<Vec<Reference>, StoreError> {
+        let list = self.chunk(keys, &reference.name)?;
+        let list = decode_references(&list).map_err(|error| self.damaged(error.to_string()))?;
+        let sum = list
+            .iter()
+            .try_fold(0u64, |sum, below| sum.checked_add(below.bytes));
+        if sum == Some(reference.bytes) {
+            Ok(list)
+        } else {
+            Err(self.damaged("a list of chunks does not come to its size"))
+        }
+    }
+
+    /// Every reference of a content: of lists and of the content's own chunks.
+    pub(crate) fn walk(
+        &self,
+        keys: &Keys,
+        content: &Content,
+        each: EachReference<'_>,
+    ) -> Result<(), StoreError> {
+        self.walk_below(keys, content.depth, &content.references, each)
+    }
+
+    fn walk_below(
+        &self,
+        keys: &Keys,
+        depth: u8,
+        references: &[Reference],
+        each: EachReference<'_>,
+    ) -> Result<(), StoreError> {
+        for reference in references {
+            each(reference)?;
+            if depth > 0 {
+                let list = self.list(keys, reference)?;
+                self.walk_below(keys, depth - 1, &list, each)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn range(
+        &self,
+        keys: &Keys,
+        depth: u8,
+        references: &[Reference],
+        wanted: &mut Part,
+        each: &mut dyn FnMut(&[u8]) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        for reference in references {
+            let begins = wanted.offset;
+            let ends = begins.saturating_add(reference.bytes);
+            if begins >= wanted.end {
+                return Ok(());
+            }
+            if ends <= wanted.start {
+                wanted.offset = ends;
+                continue;
+            }
+            if depth > 0 {
+                let list = self.list(keys, reference)?;
+                self.range(keys, depth - 1, &list, wanted, each)?;
+                continue;
+            }
+            let chunk = self.chunk(keys, &reference.name)?;
+            let from = usize::try_from(wanted.start.saturating_sub(begins)).unwrap_or(usize::MAX);
+            let to = usize::try_from(wanted.end.min(ends) - begins).unwrap_or(usize::MAX);
+            let part = chunk
+                .get(from..to)
+                .ok_or_else(|| self.damaged("a chunk is not as long as its reference says"))?;
+            each(part)?;
+            wanted.offset = ends;
+        }
+        Ok(())
+    }
+
+    /// One chunk, kept for a while.
+    fn chunk(&self, keys: &Keys, name: &ChunkName) -> Result<Arc<Vec<u8>>, StoreError> {
+        if let Some(kept) = self.chunks.get(name) {
+            return Ok(kept);
+        }
+        let index = self.index_with(name)?;
+        let number = index.find(name).next();
+        let number = number.ok_or_else(|| self.no_chunk(name))?;
+        let chunk = Arc::new(match self.chunk_of_pack(keys, &index, number, name) {
+            Ok(chunk) => chunk,
+            Err(error) => self.any_copy(keys, &index, name, error)?,
+        });
+        self.chunks.keep(*name, &chunk);
+        Ok(chunk)
+    }
+
+    fn no_chunk(&self, name: &ChunkName) -> StoreError {
+        self.repo().missing(&format!("chunk {}", hex::encode(name)))
+    }
+
+    /// The index, read anew if it lacks the chunk: another process may have written since.
+    fn index_with(&self, name: &ChunkName) -> Result<Arc<Index>, StoreError> {
+        let index = self.repo().index_for_reading(&self.workload, false)?;
+        if index.contains(name) {
+            return Ok(index);
+        }
+        self.repo().index_for_reading(&self.workload, true)
+    }
+
+    /// The chunks of a stretch of content.
+    fn leaves(
+        &self,
+        keys: &Keys,
+        references: &[Reference],
+        each: &mut dyn FnMut(&[u8]) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let mut rest = references;
+        while let Some(first) = rest.first() {
+            let index = self.index_with(&first.name)?;
+            let taken = self.run(keys, &index, rest, each)?;
+            rest = rest.get(taken..).unwrap_or_default();
+        }
+        Ok(())
+    }
+
+    /// Hands on chunks from the front that lie one behind the other; returns how many.
+    fn run(
+        &self,
+        keys: &Keys,
+        index: &Index,
+        references: &[Reference],
+        each: &mut dyn FnMut(&[u8]) -> Result<(), StoreError>,
+    ) -> Result<usize, StoreError> {
+        let Some(first) = references.first() else {
+            return Ok(0);
+        };
+        let number = index
+            .find(&first.name)
+            .next()
+            .ok_or_else(|| self.no_chunk(&first.name))?;
+        let run = match self.plan_run(index, number, references) {
+            Ok(run) => run,
+            Err(error) => {
+                let chunk = self.any_copy(keys, index, &first.name, error)?;
+                self.expect_length(first, &chunk)?;
+                each(&chunk)?;
+                return Ok(1);
+            }
+        };
+        let count = run.places.len();
+        for (reference, place) in references.iter().zip(&run.places) {
+            let sealed = run.sealed(place);
+            let opened = run
+                .contents
+                .opener
+                .chunk(keys, &reference.name, place, sealed)
+                .map_err(|error| self.repo().unreadable(&run.contents.object, error));
+            let chunk = match opened {
+                Ok(chunk) => chunk,
+                Err(error) => self.any_copy(keys, index, &reference.name, error)?,
+            };
+            self.expect_length(reference, &chunk)?;
+            each(&chunk)?;
+        }
+        Ok(count)
+    }
+
+    fn expect_length(&self, reference: &Reference, chunk: &[u8]) -> Result<(), StoreError> {
+        if chunk.len() as u64 == reference.bytes {
+            Ok(())
+        } else {
+            Err(self.damaged("a chunk is not as long as its reference says"))
+        }
+    }
+
+    /// Finds out how many chunks from the front lie behind each other in a pack, and fetches them.
+    fn plan_run(
+        &self,
+        index: &Index,
+        number: u32,
+        references: &[Reference],
+    ) -> Result<Run, StoreError> {
+        let repo = self.repo();
+        let file = *index.pack(number).ok_or(StoreError::WriterFailed)?;
+        // Half of its chunks or more are wanted now: one request instead of several.
+        let in_it = references
+            .iter()
+            .take_while(|reference| index.find(&reference.name).next() == Some(number))
+            .count();
+        let most = in_it > 1 && in_it * 2 >= usize::try_from(file.chunks).unwrap_or(usize::MAX);
+        let whole = match self.packs.get(&file.id, WHOLE_AFTER) {
+            cache::Asked::Kept(data) => Some(data),
+            cache::Asked::Seldom if !most => None,
+            cache::Asked::Often | cache::Asked::Seldom => {
+                let object = crate::format::pack::object_name(&self.workload, &file.id);
+                Some(self.packs.fetch(&file.id, || {
+                    repo.get(&object)?.ok_or_else(|| repo.missing(&object))
+                })?)
+            }
+        };
+        let data = whole.as_ref().map(|data| data.as_slice());
+        let contents = repo.contents(&self.workload, index, &file, data)?;
+        let mut places = Vec::new();
+        let (mut end, mut bytes) = (None, 0u64);
+        for reference in references {
+            let Some(place) = contents.find(&reference.name) else {
+                break;
+            };
+            bytes += u64::from(place.stored);
+            let follows = end.is_none_or(|end| end == place.offset);
+            let fits = places.is_empty() || bytes <= FETCH_BYTES_MAX;
+            if whole.is_none() && !(follows && fits) {
+                break;
+            }
+            end = Some(place.offset + u64::from(place.stored));
+            places.push(place);
+        }
+        let Some(first) = places.first() else {
+            return Err(repo.unreadable(
+                &contents.object,
+                FormatError::damaged("it lacks a chunk that the index says it holds"),
+            ));
+        };
+        let (data, base) = match whole {
+            Some(data) => (data, 0),
+            None => {
+                let length = places.iter().map(|place| u64::from(place.stored)).sum();
+                let data = repo
+                    .backend
+                    .get_range(&contents.object, first.offset, length)
+                    .map_err(repo.failed(format!("reading `{}`", contents.object)))?
+                    .ok_or_else(|| repo.missing(&contents.object))?;
+                (Arc::new(data), first.offset)
+            }
+        };
+        Ok(Run {
+            contents,
+            places,
+            data,
+            base,
+        })
+    }
+
+    fn chunk_of_pack(
+        &self,
+        keys: &Keys,
+        index: &Index,
+        number: u32,
+        name: &ChunkName,
+    ) -> Result<Vec<u8>, StoreError> {
+        let reference = Reference {
+            name: *name,
+            bytes: 0,
+        };
+        let run = self.plan_run(index, number, std::slice::from_ref(&reference))?;
+        let place = run.places.first().ok_or_else(|| self.no_chunk(name))?;
+        run.contents
+            .opener
+            .chunk(keys, name, place, run.sealed(place))
+            .map_err(|error| self.repo().unreadable(&run.contents.object, error))
+    }
+
+    /// A chunk from wherever it can be read: any pack that holds it, in the repository or a copy of it.
+    /// `failed` is told when there is no such place.
+    fn any_copy(
+        &self,
+        keys: &Keys,
+        index: &Index,
+        name: &ChunkName,
+        failed: StoreError,
+    ) -> Result<Vec<u8>, StoreError> {
+        let repo = self.repo();
+        for number in index.find(name) {
+            let Some(file) = index.pack(number) else {
+                continue;
+            };
+            // What failed to open may have been mended, or be whole elsewhere.
+            repo.known_contents.forget(&file.id);
+            self.packs.forget(&file.id);
+            let object = crate::format::pack::object_name(&self.workload, &file.id);
+            for place in repo.places() {
+                let Ok(Some(data)) = place.get(&object) else {
+                    continue;
+                };
+                if let Ok(contents) = repo.contents(&self.workload, index, file, Some(&data))
+                    && let Some(at) = contents.find(name)
+                    && let Some(sealed) = part_of(&data, &at, 0)
+                    && let Ok(chunk) = contents.opener.chunk(keys, name, &at, sealed)
+                {
+                    return Ok(chunk);
+                }
+                repo.known_contents.forget(&file.id);
+            }
+        }
+        Err(failed)
+    }
+}
+
+/// What of a content is wanted, and how far the reader has come.
+struct Part {
+    offset: u64,
+    start: u64,
+    end: u64,
+}
+
+/// Chunks one behind the other, fetched.
+struct Run {
+    contents: Arc<PackContents>,
+    places: Vec<Place>,
+    data: Arc<Vec<u8>>,
+    /// Where in the pack `data` begins.
+    base: u64,
+}
+
+impl Run {
+    /// A chunk's bytes; none where the place gave less than was asked for, which fails to open.
+    fn sealed(&self, place: &Place) -> &[u8] {
+        part_of(&self.data, place, self.base).unwrap_or_default()
+    }
+}
+
+fn part_of<'a>(data: &'a [u8], place: &Place, base: u64) -> Option<&'a [u8]> {
+    let start = usize::try_from(place.offset.checked_sub(base)?).ok()?;
+    let stored = usize::try_from(place.stored).ok()?;
+    data.get(start..start.checked_add(stored)?)
+}

@@ -1,0 +1,97 @@
+//! The newest restore point of a workload: what need not be read again.
+
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use dr_model::WorkloadName;
+
+use super::packs::Packs;
+use crate::StoreError;
+use crate::crypto::Keys;
+use crate::format::content::Content;
+use crate::format::tree::{EntryKind, EntryMeta, TreeEntry};
+use crate::repo::Repository;
+use crate::repo::keys::KeyId;
+use crate::repo::reader::PointReader;
+
+/// A file that was changed later than this before its capture began may have changed again within the
+/// same tick of the file system's clock, unseen (network file systems tick in seconds).
+const FRESH_NS: i64 = 2_000_000_000;
+
+/// What the newest restore point holds.
+#[derive(Debug)]
+pub(super) struct Previous {
+    /// Sorted by path.
+    entries: Vec<TreeEntry>,
+    key_ids: Vec<KeyId>,
+    started: DateTime<Utc>,
+    reader: PointReader,
+}
+
+impl Previous {
+    pub(super) fn load(
+        repository: &Repository,
+        workload: &WorkloadName,
+    ) -> Result<Option<Self>, StoreError> {
+        let points = repository.points(Some(workload))?;
+        let Some(newest) = points.into_iter().max_by_key(|point| point.started) else {
+            return Ok(None);
+        };
+        let Some(stored) = repository.point(&newest.id)? else {
+            return Ok(None);
+        };
+        let reader = repository.reader(&stored)?;
+        Ok(Some(Self {
+            entries: reader.entries()?,
+            key_ids: reader.key_ids().to_vec(),
+            started: newest.started,
+            reader,
+        }))
+    }
+
+    /// The content of this very file, if it was there and its content is under this key.
+    pub(super) fn content_of(
+        &self,
+        meta: &EntryMeta,
+        size: u64,
+        keys: &Arc<Keys>,
+    ) -> Option<&Content> {
+        let place = self
+            .entries
+            .binary_search_by(|entry| entry.meta.path.as_str().cmp(&meta.path))
+            .ok()?;
+        let entry = self.entries.get(place)?;
+        let fresh_from = self.started.timestamp_nanos_opt()? - FRESH_NS;
+        let same = entry.kind == EntryKind::File
+            && entry.size == size
+            && meta.inode != 0
+            && meta.changed_ns != 0
+            && entry.meta.inode == meta.inode
+            && entry.meta.changed_ns == meta.changed_ns
+            && entry.meta.modified_ns == meta.modified_ns
+            && meta.changed_ns < fresh_from
+            && meta.modified_ns < fresh_from
+            && self.key_ids.get(usize::from(entry.key)) == Some(&keys.id());
+        same.then_some(&entry.content)
+    }
+
+    /// Relies on every chunk of a content; false if one of them cannot be relied on.
+    pub(super) fn rely_on(
+        &self,
+        packs: &Packs,
+        keys: &Arc<Keys>,
+        content: &Content,
+    ) -> Result<bool, StoreError> {
+        let mut all = true;
+        let walked = self.reader.walk(keys, content, &mut |reference| {
+            all = all && packs.rely_on(&reference.name);
+            Ok(())
+        });
+        match walked {
+            Ok(()) => Ok(all),
+            // What cannot be read cannot be relied on; it is stored anew.
+            Err(StoreError::Damaged { .. } | StoreError::ObjectMissing { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+}
