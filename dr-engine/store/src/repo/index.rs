@@ -19,7 +19,7 @@ use crate::StoreError;
 use crate::format::header::Kind;
 use crate::format::index::{self, IndexedPack};
 use crate::format::pack::{self, PackId};
-use crate::format::{ChunkName, sealed};
+use crate::format::{ChunkName, FormatError, sealed};
 use table::{ChunkTable, ShortName, TableBuilder};
 
 /// How often a listing of indexes is read again because one vanished meanwhile.
@@ -165,6 +165,12 @@ impl Inner {
                         key_id,
                         packs: Vec::new(),
                     });
+                }
+                Err(StoreError::ObjectMissing { .. }) => {
+                    return Err(damaged(FormatError::Damaged(format!(
+                        "it names data key {}, which is not there",
+                        hex::encode(key_id)
+                    ))));
                 }
                 Err(error) => return Err(error),
             };
