@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use dr_catalog::Catalog;
 use dr_config::{Config, RepositoryConfig};
 use dr_model::RepositoryName;
-use dr_store::{Repository, RepositoryKey, StoreError};
+use dr_store::{Repository, StoreError};
 
 use crate::{Installation, InstallationError, create_folder, key, open, write_new_file};
 
@@ -148,8 +148,7 @@ fn create_repository(
         if let Some(parent) = file.parent() {
             create_folder(parent).map_err(file_error("create", parent))?;
         }
-        let text = RepositoryKey::generate().to_text();
-        write_new_file(file, text.as_bytes(), 0o600).map_err(file_error("write", file))?;
+        key::write_new(file).map_err(file_error("write", file))?;
         outcome.created.push(format!("key {}", file.display()));
         outcome.keys.push(file.clone());
     }

@@ -7,7 +7,7 @@ use dr_config::{KeySource, PostgresSource};
 use dr_model::{RepositoryName, WorkloadName};
 use dr_store::RepositoryKey;
 
-use crate::InstallationError;
+use crate::{InstallationError, write_new_file};
 
 /// Where a key is, for messages. Never the key.
 pub(crate) fn place(source: &KeySource) -> String {
@@ -49,6 +49,14 @@ pub(crate) fn read(
         place: repository_place.to_owned(),
         source: cause,
     })
+}
+
+/// Makes a new key file; an existing one is never touched.
+pub(crate) fn write_new(file: &Path) -> io::Result<()> {
+    let text = RepositoryKey::generate()
+        .to_text()
+        .ok_or_else(|| io::Error::other("a new key has no text"))?;
+    write_new_file(file, text.as_bytes(), 0o600)
 }
 
 /// The password of a database connection, if the configuration names a source for one.

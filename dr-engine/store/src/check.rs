@@ -20,7 +20,8 @@ use serde::{Deserialize, Serialize};
 use crate::crypto::Keys;
 use crate::format::chain::ChainedPoint;
 use crate::format::header::Kind;
-use crate::format::{FormatError, key_slot, repository};
+use crate::format::key_slot::ReadSlot;
+use crate::format::{FormatError, repository};
 use crate::repo::Inner;
 use crate::repo::chain::CHAINS;
 use crate::repo::index::Index;
@@ -234,7 +235,9 @@ impl Checker<'_> {
         }
         for name in self.names(SLOTS) {
             let body = self.repo.get(&name)?.unwrap_or_default();
-            if let Err(error) = key_slot::inspect(&body, &self.repo.master) {
+            let slot = ReadSlot::of(&body)
+                .and_then(|slot| slot.note(&self.repo.id, &name, &self.repo.master));
+            if let Err(error) = slot {
                 self.problem(&name, error.to_string());
             }
         }

@@ -1,7 +1,7 @@
 //! Keys and sealing. Key material never leaves this module: others hold [`Keys`] and ask.
 //!
-//! The hierarchy: the operator's [`RepositoryKey`] opens a key slot, which holds the repository's
-//! master key; the master key opens each workload's data key. From each key, HKDF-SHA-256 derives
+//! The hierarchy: the operator's [`RepositoryKey`] leads to the secret of a key slot, which wraps the
+//! repository's master key; the master key opens the data keys of workloads and of tenants. From each key, HKDF-SHA-256 derives
 //! one key for each use. Every stored object is sealed with a key of its own, derived with the
 //! object's random 32-byte salt, so that nonces need only count the frames within the object
 //! (SP 800-38D section 8.3 limits random nonces, not counted ones).
@@ -10,10 +10,18 @@
 //! key slot carries a commitment to the key that opens it, and every object names its key by an id
 //! derived from it.
 
+mod command;
 mod key_text;
+mod opener;
+mod passphrase;
+mod recovery;
 mod seal;
 
-pub use key_text::RepositoryKey;
+pub use command::KeyCommand;
+pub(crate) use command::WRAPPED_BYTES_MAX;
+pub use opener::{NewSlot, RepositoryKey, SlotKind, new_age_identity};
+pub(crate) use opener::{SlotData, SlotRefused};
+pub(crate) use passphrase::Stretching;
 pub(crate) use seal::{FrameContext, ObjectSeal, TAG_BYTES};
 
 use aws_lc_rs::{constant_time, digest, hkdf, hmac};

@@ -4,6 +4,7 @@ use chrono::{DateTime, Utc};
 use dr_model::{RestorePointId, WalFileName, WorkloadName};
 
 use crate::BackendError;
+use crate::crypto::SlotKind;
 
 /// A failed operation on a repository. `Display` says what failed on what; the cause is the source.
 #[derive(Debug, thiserror::Error)]
@@ -52,6 +53,36 @@ pub enum StoreError {
         /// The place.
         place: String,
     },
+    /// No key slot is of the kind that the configured key opens.
+    #[error("no key slot of {place} is opened by a key of kind {kind}; it has {found}")]
+    NoSlotOfKind {
+        /// The place.
+        place: String,
+        /// What kind of key was given.
+        kind: SlotKind,
+        /// The kinds that there are.
+        found: String,
+    },
+    /// The program that keeps a slot's secret failed.
+    #[error("the key command `{program}` ({role}) failed: {what}")]
+    KeyCommand {
+        /// `wrap` or `unwrap`.
+        role: &'static str,
+        /// The program, without its arguments.
+        program: String,
+        /// What happened; never a secret.
+        what: String,
+    },
+    /// A key slot that is not there, or cannot be taken away.
+    #[error("key slot `{slot}` of {place} {what}")]
+    KeySlot {
+        /// The slot's id.
+        slot: String,
+        /// The place.
+        place: String,
+        /// What stands against it.
+        what: &'static str,
+    },
     /// Written by a newer program.
     #[error(
         "`{object}` in {place} has format version {found}; this program reads version {supported}"
@@ -83,6 +114,14 @@ pub enum StoreError {
         tenant: String,
         /// When it was ordered.
         at: DateTime<Utc>,
+    },
+    /// Something that was deleted can still be read.
+    #[error("`{object}` in {place} was deleted and is still there")]
+    NotGone {
+        /// The object.
+        object: String,
+        /// The place.
+        place: String,
     },
     /// Something that must be there is not.
     #[error("`{object}` is missing in {place}")]
@@ -182,10 +221,21 @@ impl StoreError {
                 Some("name an empty or a new folder (or prefix) for the repository".to_owned())
             }
             Self::InvalidKey { .. } | Self::WrongKey { .. } => Some(
-                "use the key file that was written when this repository was created; copies of it \
-                 must be equal byte for byte"
+                "use a key that one of the repository's slots was made for: the key file written when \
+                 it was created (copies must be equal byte for byte), or what `dr key add` was given"
                     .to_owned(),
             ),
+            Self::NoSlotOfKind { .. } => Some(
+                "configure `key:` with something that a slot was made for; `dr key add` makes further \
+                 slots, where the repository opens"
+                    .to_owned(),
+            ),
+            Self::KeyCommand { .. } => Some(
+                "run the command by hand with some text on its standard input; it must end within 30 \
+                 seconds and print nothing but its result"
+                    .to_owned(),
+            ),
+            Self::KeySlot { .. } => Some("`dr key list` shows the slots".to_owned()),
             Self::UnsupportedVersion { .. } => Some("use a newer version of dr".to_owned()),
             Self::Damaged { .. } | Self::ObjectMissing { .. } => Some(
                 "`dr repo check --read-data` lists everything damaged and the restore points it \

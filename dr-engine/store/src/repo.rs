@@ -25,7 +25,7 @@ use std::sync::{Arc, Mutex};
 use dr_model::WorkloadName;
 
 pub use chain::ChainAnchor;
-pub use keys::{Domain, Shredding, TenantKey};
+pub use keys::{Domain, KeySlot, Shredding, TenantKey};
 pub use points::StoredPoint;
 pub use reader::PointReader;
 pub use wal::{WalInfo, WalPut};
@@ -35,11 +35,11 @@ use crate::backend::{Backend, Capabilities, PutOutcome, TRIAL};
 use crate::crypto::{Keys, RepositoryKey, random_secret};
 use crate::format::header::Kind;
 use crate::format::repository::{self as marker, RepositoryObject};
-use crate::format::{FormatError, RepositoryId, VERSION, key_slot, sealed};
+use crate::format::{FormatError, RepositoryId, VERSION, sealed};
 use crate::{BackendError, StoreError};
 use index::Index;
 use index::contents::KnownContents;
-use keys::{KnownKeys, SLOTS, open_slots};
+use keys::{KnownKeys, Opened, SLOTS, open_slots, store_slot};
 
 /// An open repository. Cheap to clone; usable from several threads.
 #[derive(Debug, Clone)]
@@ -55,10 +55,15 @@ pub(crate) struct Inner {
     pub(crate) id: RepositoryId,
     id_text: String,
     pub(crate) master: Keys,
+    /// The id of the key slot that opened.
+    pub(crate) opened_slot: String,
     known_keys: KnownKeys,
     indexes: Mutex<HashMap<WorkloadName, Arc<Index>>>,
     known_contents: KnownContents,
 }
+
+/// What the slot is called that a repository is made with.
+const FIRST_SLOT: &str = "made with the repository";
 
 /// Turns a failed decoding into an error that names the object.
 pub(crate) fn unreadable(place: &str, object: &str, error: FormatError) -> StoreError {
@@ -144,12 +149,9 @@ impl Repository {
         let mut id: RepositoryId = [0; 16];
         dr_model::random::fill(&mut id);
         let master = Keys::new(random_secret()).map_err(encode_failed("the master key"))?;
-        let slot = format!("{SLOTS}{}", dr_model::random::hex(8));
-        let slot_body =
-            key_slot::encode(&id, &slot, key, &master).map_err(encode_failed("the key slot"))?;
-        backend
-            .put_new(&slot, &slot_body)
-            .map_err(failed("storing the key slot"))?;
+        let (data, secret) = key.new_slot()?;
+        let slot = (&data, &secret);
+        store_slot(backend.as_ref(), &id, slot, &master, FIRST_SLOT)?;
         crate::testing::kill_point("store.create.after-slot");
         let object = RepositoryObject {
             id,
@@ -186,7 +188,7 @@ impl Repository {
         backend.assume(Capabilities {
             put_if_absent: object.put_if_absent,
         });
-        let master = open_slots(backend.as_ref(), &object.id, key)?;
+        let Opened { master, slot } = open_slots(backend.as_ref(), &object.id, key)?;
         Ok(Self {
             inner: Arc::new(Inner {
                 backend,
@@ -194,6 +196,7 @@ impl Repository {
                 id: object.id,
                 id_text: hex::encode(object.id),
                 master,
+                opened_slot: slot,
                 known_keys: KnownKeys::default(),
                 indexes: Mutex::new(HashMap::new()),
                 known_contents: KnownContents::default(),

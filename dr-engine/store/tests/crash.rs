@@ -144,7 +144,7 @@ fn a_crash_at_any_step_with_the_power_cut_loses_nothing_acknowledged() {
             let status = Command::new(std::env::current_exe().unwrap())
                 .args(["--exact", "child_that_dies", "--quiet"])
                 .env(FOLDER, place.path())
-                .env(KEY, place.key.to_text().as_str())
+                .env(KEY, place.key.to_text().unwrap().as_str())
                 .env(LOG, &log)
                 .env("DR_TEST_KILL_AT", format!("{step}:{times}"))
                 .env("DR_TEST_FS_JOURNAL", &journal)

@@ -108,7 +108,7 @@ fn two_repositories_of_the_same_data_share_neither_names_nor_blocks() {
 #[test]
 fn a_key_with_one_changed_bit_opens_nothing() {
     let place = store(b"something");
-    let text = place.key.to_text();
+    let text = place.key.to_text().unwrap();
     let mut opened = 0;
     for index in 0..text.len() {
         for bit in 0..8 {

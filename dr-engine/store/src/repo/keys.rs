@@ -14,6 +14,8 @@
 //! writer that was asleep; data stored later gets a new key under the next code. A crash between the
 //! two leaves a void key that the next shredding of this tenant deletes.
 
+mod slots;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -21,12 +23,15 @@ use chrono::{DateTime, Utc};
 use dr_model::WorkloadName;
 use serde::{Deserialize, Serialize};
 
-use super::{Inner, Repository, encode_failed, unreadable};
-use crate::backend::{Backend, PutOutcome};
-use crate::crypto::{KEY_ID_BYTES, Keys, RepositoryKey, random_secret};
+pub use slots::KeySlot;
+pub(super) use slots::{Opened, open_slots, store_slot};
+
+use super::{Inner, Repository, encode_failed};
+use crate::StoreError;
+use crate::backend::PutOutcome;
+use crate::crypto::{KEY_ID_BYTES, Keys, random_secret};
 use crate::format::header::Kind;
-use crate::format::{FormatError, RepositoryId, data_key, key_slot};
-use crate::{BackendError, StoreError};
+use crate::format::{FormatError, data_key};
 
 /// Where key slots lie.
 pub(crate) const SLOTS: &str = "keys/slot/";
@@ -135,47 +140,6 @@ pub(crate) fn shred_prefix(workload: &WorkloadName) -> String {
     format!("records/{SHRED}/{workload}/")
 }
 
-/// Tries every key slot. A damaged slot is only an error when no other one opens.
-pub(super) fn open_slots(
-    backend: &dyn Backend,
-    id: &RepositoryId,
-    key: &RepositoryKey,
-) -> Result<Keys, StoreError> {
-    let place = backend.describe();
-    let failed = |action: String| {
-        let place = place.clone();
-        move |source: BackendError| StoreError::Backend {
-            action,
-            place,
-            source,
-        }
-    };
-    let slots = backend
-        .list(SLOTS)
-        .map_err(failed("listing the key slots".to_owned()))?;
-    let mut damaged = None;
-    let mut seen = false;
-    for slot in &slots {
-        seen = true;
-        let body = backend
-            .get(&slot.name)
-            .map_err(failed(format!("reading `{}`", slot.name)))?
-            .unwrap_or_default();
-        match key_slot::decode(id, &slot.name, key, &body) {
-            Ok(Some(master)) => return Ok(master),
-            Ok(None) => {}
-            Err(error) => damaged = Some(unreadable(&place, &slot.name, error)),
-        }
-    }
-    if !seen {
-        return Err(StoreError::ObjectMissing {
-            object: format!("{SLOTS}…"),
-            place,
-        });
-    }
-    Err(damaged.unwrap_or(StoreError::WrongKey { place }))
-}
-
 fn check_tenant(name: &str) -> Result<(), StoreError> {
     if name.is_empty() || name.len() > TENANT_NAME_BYTES_MAX {
         return Err(StoreError::InvalidName {
@@ -258,9 +222,7 @@ impl Inner {
             // Shredded in between: this key is void before it sealed anything. The next code's.
             if self.data_key_object(workload, domain)? != object {
                 if stored == PutOutcome::Stored {
-                    self.backend
-                        .delete(&object)
-                        .map_err(self.failed(format!("deleting `{object}`")))?;
+                    self.delete_for_good(&object)?;
                 }
                 continue;
             }
@@ -372,6 +334,20 @@ impl Inner {
             }
         }
         Ok(())
+    }
+
+    /// Removes an object and asks whether it is gone.
+    pub(crate) fn delete_for_good(&self, object: &str) -> Result<(), StoreError> {
+        self.backend
+            .delete(object)
+            .map_err(self.failed(format!("deleting `{object}`")))?;
+        match self.get(object)? {
+            None => Ok(()),
+            Some(_) => Err(StoreError::NotGone {
+                object: object.to_owned(),
+                place: self.place.clone(),
+            }),
+        }
     }
 
     pub(crate) fn read_shredding(&self, object: &str) -> Result<Shredding, StoreError> {

@@ -1,5 +1,6 @@
 use super::*;
-use crate::LocalBackend;
+use crate::backend::Backend;
+use crate::{LocalBackend, RepositoryKey};
 
 struct Place {
     _folder: tempfile::TempDir,
