@@ -3,7 +3,7 @@
 CARGO ?= cargo
 DEMO_DIR ?= /var/tmp/dr-demo
 
-.PHONY: demo test servers fmt lint unit release-is-clean clean-demo
+.PHONY: demo test test-s3 servers fmt lint unit release-is-clean clean-demo
 
 demo: servers
 	$(CARGO) build --release --locked -p dr
@@ -13,6 +13,19 @@ clean-demo:
 	target/release/dr demo --dir $(DEMO_DIR) --clean
 
 test: servers fmt lint unit release-is-clean
+
+# The store's tests against a real S3 server with versions and Object Lock: Ceph from Debian, started in
+# a temporary folder on loopback as root, and removed again. Takes a few minutes.
+test-s3:
+	@sh scripts/install-ceph.sh
+	$(CARGO) test -p dr-store --locked --no-run
+	@if $(CARGO) nextest --version >/dev/null 2>&1; then \
+		scripts/with-ceph.sh $(CARGO) nextest run -p dr-store --locked --no-fail-fast \
+			--test backend_contract --test object_lock --test s3_faults --test faulty; \
+	else \
+		scripts/with-ceph.sh $(CARGO) test -p dr-store --locked --no-fail-fast \
+			--test backend_contract --test object_lock --test s3_faults --test faulty; \
+	fi
 
 # PostgreSQL and NATS from Debian; asks before nothing, says what it installs and why.
 servers:

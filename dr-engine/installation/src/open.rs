@@ -47,6 +47,7 @@ pub(crate) fn backend(
         prefix: s3.prefix.clone(),
         region: s3.region.clone(),
         endpoint: s3.endpoint.clone(),
+        ..S3Location::default()
     };
     S3Backend::connect(&location)
         .map(|backend| Arc::new(backend) as Arc<dyn Backend>)

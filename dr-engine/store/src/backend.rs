@@ -7,17 +7,27 @@
 //!   that lost its `repository` object (an unmounted disk), is an error.
 //! - Names are relative, `/`-separated, made of `a-z A-Z 0-9 . _ -`.
 
+mod capabilities;
+mod error;
+mod limit;
 mod local;
 mod s3;
+mod trial;
 
+pub use capabilities::Capabilities;
+pub use error::BackendError;
+pub use limit::{Bandwidth, LimitedBackend};
 pub use local::LocalBackend;
-pub(crate) use s3::TRIAL;
-pub use s3::{S3Backend, S3Location};
+pub use s3::{Patience, S3Backend, S3Location};
+pub(crate) use trial::TRIAL;
+use trial::TRIAL_LOCK;
+pub use trial::try_capabilities;
 
 use std::fmt::Debug;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
 
 /// What `put_new` found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,20 +49,53 @@ pub struct ObjectEntry {
     pub modified: DateTime<Utc>,
 }
 
+/// How firmly a lock holds (the S3 API's words).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LockMode {
+    /// Whoever holds a special right can lift it.
+    #[default]
+    Governance,
+    /// Nobody can lift or shorten it.
+    Compliance,
+}
+
+/// A lock on an object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lock {
+    /// How firmly it holds.
+    pub mode: LockMode,
+    /// When it ends.
+    pub until: DateTime<Utc>,
+}
+
 /// What is asked of a place beside keeping the bytes. A place that cannot do it refuses.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct PutOptions {
     /// Nobody can delete or change the object before this.
     pub retain_until: Option<DateTime<Utc>>,
-    /// The store's name for how it keeps the object (`STANDARD_IA`, `GLACIER`).
+    /// How firmly; the place's own configured mode when left out.
+    pub lock_mode: Option<LockMode>,
+    /// The store's name for how it keeps the object (`STANDARD_IA`, `GLACIER`); the place's own
+    /// configured class when left out.
     pub storage_class: Option<String>,
 }
 
-/// What a place was seen to do when the repository was created.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Capabilities {
-    /// Writing an object that exists is refused by the place itself, without a race.
-    pub put_if_absent: bool,
+/// One version of an object, or the mark that hides it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct VersionEntry {
+    /// The object's whole name.
+    pub name: String,
+    /// The store's name for this version.
+    pub version: String,
+    /// Whether it is what a plain read meets.
+    pub is_latest: bool,
+    /// Whether it holds nothing and only hides what is below it.
+    pub is_delete_marker: bool,
+    /// Its size in bytes; 0 for a mark.
+    pub size: u64,
+    /// When it was stored, by the place's own clock.
+    pub modified: DateTime<Utc>,
 }
 
 /// A place for objects. All calls block.
@@ -101,10 +144,12 @@ pub trait Backend: Send + Sync + Debug {
     /// # Errors
     /// As for [`Backend::get`].
     fn list(&self, prefix: &str) -> Result<Vec<ObjectEntry>, BackendError>;
-    /// Removes an object; one that is absent already is fine.
+    /// Removes an object; one that is absent already is fine. Where the place keeps versions, what
+    /// was there is hidden and stays until [`Backend::delete_all_versions`] or the place's own
+    /// expiry of hidden versions takes it.
     ///
     /// # Errors
-    /// When the object may still be there.
+    /// When the object may still be there; [`BackendError::Locked`] when a lock forbids it.
     fn delete(&self, name: &str) -> Result<(), BackendError>;
     /// How many requests at once the place is good for.
     fn requests_at_once(&self) -> usize {
@@ -115,6 +160,11 @@ pub trait Backend: Send + Sync + Debug {
     /// # Errors
     /// When the place cannot be written.
     fn prepare(&self) -> Result<Capabilities, BackendError>;
+    /// Tries again what the place of a repository can do, with objects of its own (`trial-*`).
+    ///
+    /// # Errors
+    /// When the place does not answer or cannot be written.
+    fn probe_capabilities(&self) -> Result<Capabilities, BackendError>;
     /// Tells what `prepare` found when the repository was created.
     fn assume(&self, _capabilities: Capabilities) {}
     /// Removes what crashed writers left half-written longer than `age` ago; returns how many.
@@ -124,154 +174,57 @@ pub trait Backend: Send + Sync + Debug {
     fn sweep(&self, _age: Duration) -> Result<u64, BackendError> {
         Ok(0)
     }
-}
 
-/// A place that failed.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum BackendError {
-    /// The folder is not there, or holds no `repository` object any more.
-    #[error("repository folder missing: {place}")]
-    FolderMissing {
-        /// The folder.
-        place: String,
-    },
-    /// No rights.
-    #[error("cannot {action} {place}: not permitted to {user}")]
-    NotPermitted {
-        /// What was tried.
-        action: &'static str,
-        /// The path.
-        place: String,
-        /// Who tried.
-        user: String,
-        /// The system's word.
-        #[source]
-        source: std::io::Error,
-    },
-    /// No room.
-    #[error("cannot {action} {place}: the disk (or quota) is full")]
-    Full {
-        /// What was tried.
-        action: &'static str,
-        /// The path.
-        place: String,
-        /// The system's word.
-        #[source]
-        source: std::io::Error,
-    },
-    /// Anything else a file system answers.
-    #[error("cannot {action} {place}")]
-    Io {
-        /// What was tried.
-        action: &'static str,
-        /// The path.
-        place: String,
-        /// The system's word.
-        #[source]
-        source: std::io::Error,
-    },
-    /// A name outside the allowed alphabet.
-    #[error("`{place}` is not an object name")]
-    BadName {
-        /// The name.
-        place: String,
-    },
-    /// A place for a new repository that is in use already.
-    #[error("{place} is not empty: it holds `{example}`")]
-    NotEmpty {
-        /// The place.
-        place: String,
-        /// One thing found.
-        example: String,
-    },
-    /// The bucket is not there.
-    #[error("bucket missing: {place}")]
-    BucketMissing {
-        /// The place.
-        place: String,
-        /// The store's word.
-        #[source]
-        source: Box<dyn std::error::Error + Send + Sync>,
-    },
-    /// The store refuses who we are.
-    #[error("cannot {action} {place}: the store refuses the credentials")]
-    Refused {
-        /// What was tried.
-        action: &'static str,
-        /// The place.
-        place: String,
-        /// The store's word.
-        #[source]
-        source: Box<dyn std::error::Error + Send + Sync>,
-    },
-    /// Nobody answers.
-    #[error("cannot {action} {place}: the store does not answer")]
-    Unreachable {
-        /// What was tried.
-        action: &'static str,
-        /// The place.
-        place: String,
-        /// The transport's word.
-        #[source]
-        source: Box<dyn std::error::Error + Send + Sync>,
-    },
-    /// The store answered with a failure.
-    #[error("cannot {action} {place}: the store reports a failure")]
-    Store {
-        /// What was tried.
-        action: &'static str,
-        /// The place.
-        place: String,
-        /// The store's word.
-        #[source]
-        source: Box<dyn std::error::Error + Send + Sync>,
-    },
-}
-
-impl BackendError {
-    /// The place or path that failed.
-    #[must_use]
-    pub fn place(&self) -> &str {
-        match self {
-            Self::FolderMissing { place }
-            | Self::NotEmpty { place, .. }
-            | Self::NotPermitted { place, .. }
-            | Self::Full { place, .. }
-            | Self::Io { place, .. }
-            | Self::BadName { place }
-            | Self::BucketMissing { place, .. }
-            | Self::Refused { place, .. }
-            | Self::Unreachable { place, .. }
-            | Self::Store { place, .. } => place,
-        }
+    /// All versions of all objects whose names begin with `prefix`, by name, the newest first.
+    ///
+    /// # Errors
+    /// As for [`Backend::get`]; [`BackendError::NotSupported`] where no versions are kept.
+    fn versions(&self, _prefix: &str) -> Result<Vec<VersionEntry>, BackendError> {
+        Err(self.not_supported("list the versions of"))
     }
-
-    /// What an operator can try.
-    #[must_use]
-    pub fn hint(&self) -> Option<String> {
-        let text = match self {
-            Self::FolderMissing { .. } => {
-                "is the disk mounted? Only `dr init` creates a repository, so that an unmounted disk \
-                 never becomes an empty one"
-            }
-            Self::NotPermitted { .. } => {
-                "run dr as the owner of the repository folder (`sudo -u OWNER dr …`), or give this \
-                 user the rights; a read-only file system must be mounted read-write"
-            }
-            Self::Full { .. } => {
-                "make room or raise the quota, then run it again: what was stored before is whole"
-            }
-            Self::NotEmpty { .. } => "name an empty or a new folder for the repository",
-            Self::BucketMissing { .. } => "create the bucket; dr never creates one",
-            Self::Refused { .. } => {
-                "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or the profile), the bucket's \
-                 policy, and that this machine's clock is right"
-            }
-            Self::Unreachable { .. } => "check the endpoint, the region and the network",
-            Self::Io { .. } | Self::BadName { .. } | Self::Store { .. } => return None,
-        };
-        Some(text.to_owned())
+    /// One version of an object; `None` only if the place answered that it is absent.
+    ///
+    /// # Errors
+    /// As for [`Backend::versions`].
+    fn get_version(&self, _name: &str, _version: &str) -> Result<Option<Vec<u8>>, BackendError> {
+        Err(self.not_supported("read a version of"))
+    }
+    /// Takes away what hides a deleted object; tells whether the object is there now.
+    ///
+    /// # Errors
+    /// As for [`Backend::versions`].
+    fn undelete(&self, _name: &str) -> Result<bool, BackendError> {
+        Err(self.not_supported("undelete an object of"))
+    }
+    /// Removes an object with every version of it, so that nothing brings it back; returns how many
+    /// versions and marks went. Nothing is removed if any of them is locked.
+    ///
+    /// # Errors
+    /// As for [`Backend::delete`].
+    fn delete_all_versions(&self, name: &str) -> Result<u64, BackendError> {
+        self.delete(name).map(|()| 1)
+    }
+    /// The lock on an object, even one that ended; `None` if it has none or is absent.
+    ///
+    /// # Errors
+    /// When the place does not answer.
+    fn lock_of(&self, _name: &str) -> Result<Option<Lock>, BackendError> {
+        Ok(None)
+    }
+    /// Makes a lock end no earlier than `until`; an object without one gets one. Never shortens.
+    ///
+    /// # Errors
+    /// When the lock may end earlier; [`BackendError::NotSupported`] where there are no locks.
+    fn extend_lock(&self, _name: &str, _until: DateTime<Utc>) -> Result<(), BackendError> {
+        Err(self.not_supported("lock an object of"))
+    }
+    /// The error of a place without an ability.
+    #[doc(hidden)]
+    fn not_supported(&self, action: &'static str) -> BackendError {
+        BackendError::NotSupported {
+            action,
+            place: self.describe(),
+        }
     }
 }
 

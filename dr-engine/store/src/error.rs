@@ -41,6 +41,14 @@ pub enum StoreError {
         /// One thing found.
         example: String,
     },
+    /// `create` was refused because of what the place does.
+    #[error("no repository can be kept in {place}: {reason}")]
+    Unfit {
+        /// The place.
+        place: String,
+        /// What it was seen to do.
+        reason: &'static str,
+    },
     /// The text is no key.
     #[error("the repository key is not valid: {what}")]
     InvalidKey {
@@ -220,6 +228,11 @@ impl StoreError {
             Self::NotEmpty { .. } => {
                 Some("name an empty or a new folder (or prefix) for the repository".to_owned())
             }
+            Self::Unfit { .. } => Some(
+                "the list of restore points relies on the store refusing to overwrite; use a store \
+                 that honours If-None-Match on PUT (AWS S3, Ceph, MinIO), or a newer version of this one"
+                    .to_owned(),
+            ),
             Self::InvalidKey { .. } | Self::WrongKey { .. } => Some(
                 "use a key that one of the repository's slots was made for: the key file written when \
                  it was created (copies must be equal byte for byte), or what `dr key add` was given"

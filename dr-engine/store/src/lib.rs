@@ -32,8 +32,9 @@ pub mod testing;
 mod testing;
 
 pub use backend::{
-    Backend, BackendError, Capabilities, LocalBackend, ObjectEntry, PutOptions, PutOutcome,
-    S3Backend, S3Location,
+    Backend, BackendError, Bandwidth, Capabilities, LimitedBackend, LocalBackend, Lock, LockMode,
+    ObjectEntry, Patience, PutOptions, PutOutcome, S3Backend, S3Location, VersionEntry,
+    try_capabilities,
 };
 pub use check::{CheckOptions, CheckProblem, CheckReport};
 pub use chunk::Cutting;

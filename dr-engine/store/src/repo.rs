@@ -31,7 +31,7 @@ pub use reader::PointReader;
 pub use wal::{WalInfo, WalPut};
 pub use writer::{BackupWriter, WriteOptions};
 
-use crate::backend::{Backend, Capabilities, PutOutcome, TRIAL};
+use crate::backend::{Backend, PutOutcome, TRIAL};
 use crate::crypto::{Keys, RepositoryKey, random_secret};
 use crate::format::header::Kind;
 use crate::format::repository::{self as marker, RepositoryObject};
@@ -133,6 +133,9 @@ impl Repository {
             BackendError::NotEmpty { place, example } => StoreError::NotEmpty { place, example },
             error => failed("preparing the place")(error),
         })?;
+        if let Some(reason) = capabilities.unfit() {
+            return Err(StoreError::Unfit { place, reason });
+        }
         let found = backend.list("").map_err(failed("listing what is there"))?;
         let unfinished = |name: &str| name.starts_with(TRIAL) || name.starts_with(SLOTS);
         if let Some(foreign) = found.iter().find(|entry| !unfinished(&entry.name)) {
@@ -153,10 +156,7 @@ impl Repository {
         let slot = (&data, &secret);
         store_slot(backend.as_ref(), &id, slot, &master, FIRST_SLOT)?;
         crate::testing::kill_point("store.create.after-slot");
-        let object = RepositoryObject {
-            id,
-            put_if_absent: capabilities.put_if_absent,
-        };
+        let object = RepositoryObject { id, capabilities };
         let body =
             marker::encode(&object).map_err(|error| unreadable(&place, marker::NAME, error))?;
         let outcome = backend
@@ -185,9 +185,7 @@ impl Repository {
             })?;
         let object =
             marker::decode(&body).map_err(|error| unreadable(&place, marker::NAME, error))?;
-        backend.assume(Capabilities {
-            put_if_absent: object.put_if_absent,
-        });
+        backend.assume(object.capabilities);
         let Opened { master, slot } = open_slots(backend.as_ref(), &object.id, key)?;
         Ok(Self {
             inner: Arc::new(Inner {

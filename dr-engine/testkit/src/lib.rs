@@ -12,10 +12,16 @@
     reason = "a test that cannot be set up fails at once, at the place that says why"
 )]
 
+mod faulty;
 mod power_cut;
+mod proxy;
+mod real_s3;
 mod repository;
 mod s3;
 
+pub use faulty::{Failure, Fault, FaultyBackend, Operation, Recorded, When};
 pub use power_cut::drop_unsynced;
+pub use proxy::{FaultyProxy, ProxyFault, ProxyRule, SeenRequest};
+pub use real_s3::{RawS3, RealS3};
 pub use repository::{TempRepository, files_point, meta};
 pub use s3::{ACCESS_KEY, S3Server, SECRET_KEY};

@@ -1,13 +1,19 @@
 //! An S3 protocol server within the process, over a folder.
 //!
-//! It speaks the real protocol (signatures, XML, errors) on a free loopback port. What it does not
-//! have: atomic `If-None-Match` (it checks, then writes), versions, Object Lock.
+//! It speaks the real protocol (signatures, XML, errors) on a free loopback port. The library behind it
+//! checks `If-None-Match`, then writes, so that several racing writers could win; here, as in a real
+//! store, changes of one key happen one after the other, and a body that is refused leaves nothing. What
+//! it does not have: versions, Object Lock.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use anyhow::Context;
+use hyper::body::Incoming;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
 use s3s::auth::SimpleAuth;
@@ -19,6 +25,28 @@ use tokio::sync::oneshot;
 pub const ACCESS_KEY: &str = "test-access";
 /// That user's secret.
 pub const SECRET_KEY: &str = "test-secret";
+
+/// One lock for each key that was ever changed.
+#[derive(Debug, Default)]
+struct KeyLocks(Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>);
+
+impl KeyLocks {
+    /// The lock of what this request changes; parts of an upload change nothing yet.
+    fn of<B>(&self, request: &hyper::Request<B>) -> Option<Arc<tokio::sync::Mutex<()>>> {
+        let reads = matches!(request.method().as_str(), "GET" | "HEAD");
+        let is_part = request
+            .uri()
+            .query()
+            .unwrap_or_default()
+            .contains("partNumber=");
+        if reads || is_part {
+            return None;
+        }
+        let mut locks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = request.uri().path().to_owned();
+        Some(Arc::clone(locks.entry(key).or_default()))
+    }
+}
 
 /// A running server; stops when dropped, and its folder goes with it.
 #[derive(Debug)]
@@ -42,6 +70,8 @@ impl S3Server {
         let mut service = S3ServiceBuilder::new(files);
         service.set_auth(SimpleAuth::from_single(ACCESS_KEY, SECRET_KEY));
         let service = service.build();
+        let locks = Arc::new(KeyLocks::default());
+        let root = folder.path().to_owned();
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
@@ -60,8 +90,31 @@ impl S3Server {
                             _ = &mut stopped => break,
                         };
                         let Ok((socket, _)) = socket else { continue };
+                        let (service, locks) = (service.clone(), Arc::clone(&locks));
+                        let root = root.clone();
+                        let atomic = service_fn(move |request: hyper::Request<Incoming>| {
+                            let lock = locks.of(&request);
+                            let service = service.clone();
+                            let object = root.join(request.uri().path().trim_start_matches('/'));
+                            async move {
+                                let _guard = match &lock {
+                                    Some(lock) => Some(lock.lock().await),
+                                    None => None,
+                                };
+                                let was_there = object.exists();
+                                let answer = Service::call(&service, request).await;
+                                let refused = answer
+                                    .as_ref()
+                                    .is_ok_and(|answer| answer.status().as_u16() == 400);
+                                if lock.is_some() && refused && !was_there && object.is_file() {
+                                    // What cannot be removed is found by the test that cares.
+                                    let _ = std::fs::remove_file(&object);
+                                }
+                                answer
+                            }
+                        });
                         let connection = http
-                            .serve_connection(TokioIo::new(socket), service.clone())
+                            .serve_connection(TokioIo::new(socket), atomic)
                             .into_owned();
                         tokio::spawn(async move {
                             // A client that goes away is its own matter.

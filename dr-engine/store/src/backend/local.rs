@@ -24,7 +24,10 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use rustix::fs::{CWD, RenameFlags};
 
-use super::{Backend, BackendError, Capabilities, ObjectEntry, PutOptions, PutOutcome, check_name};
+use super::{
+    Backend, BackendError, Capabilities, ObjectEntry, PutOptions, PutOutcome, check_name,
+    try_capabilities,
+};
 use crate::format::repository;
 use crate::testing::kill_point;
 
@@ -335,9 +338,15 @@ impl Backend for LocalBackend {
         &self,
         name: &str,
         body: &[u8],
-        _options: &PutOptions,
+        options: &PutOptions,
     ) -> Result<PutOutcome, BackendError> {
         let path = self.path(name)?;
+        if options.retain_until.is_some() {
+            return Err(self.not_supported("lock an object of"));
+        }
+        if options.storage_class.is_some() {
+            return Err(self.not_supported("choose the storage class of an object of"));
+        }
         self.is_there()?;
         let folder = path.parent().unwrap_or(&self.root);
         self.make_folder(folder)?;
@@ -435,8 +444,7 @@ impl Backend for LocalBackend {
         }
     }
 
-    /// Makes the folder if its parent is there or can be made. A rename that does not replace is
-    /// atomic on every file system, so nothing has to be tried.
+    /// Makes the folder if its parent is there or can be made.
     fn prepare(&self) -> Result<Capabilities, BackendError> {
         let mut missing: Vec<&Path> = Vec::new();
         let mut above = Some(self.root.as_path());
@@ -457,8 +465,19 @@ impl Backend for LocalBackend {
         }
         self.is_free()?;
         self.being_made.store(true, Ordering::Relaxed);
+        self.probe_capabilities()
+    }
+
+    /// A rename that does not replace is atomic on every file system that we know of; it is tried all
+    /// the same. Nothing is sent over a network of ours and there are no parts.
+    fn probe_capabilities(&self) -> Result<Capabilities, BackendError> {
+        let tried = try_capabilities(self)?;
         Ok(Capabilities {
-            put_if_absent: true,
+            put_if_absent_multipart: tried.put_if_absent,
+            checksum_md5: true,
+            checksum_sha256: true,
+            etag_is_md5: true,
+            ..tried
         })
     }
 

@@ -1,56 +1,58 @@
 //! Objects in a bucket of an S3-compatible store.
 //!
-//! Every PUT says `If-None-Match: *`, so that the store itself refuses to overwrite. Stores fail
-//! open: some accept the header and ignore it. So `prepare` tries it, the `repository` object
-//! remembers what was seen, and on a store that ignores it existence is asked before writing, which
-//! leaves a race between two writers of one name that nothing here can close.
+//! Every PUT says `If-None-Match: *`, so that the store itself refuses to overwrite, and carries its
+//! MD5 sum (and its SHA-256 sum where a trial showed that the store checks it), so that a body that
+//! changed on the way is refused. Stores fail open: some accept a header and ignore it. So `prepare`
+//! and `probe_capabilities` try each, and a store that overwrites gets no repository.
 //!
-//! The client retries. A PUT whose answer was lost may have succeeded, and its retry is then refused
-//! with 412: what is stored is read and compared before "exists" is said. 409 is the store asking
-//! for another try.
+//! An answer may be lost. A PUT that timed out may have succeeded, and its repetition is then refused
+//! with 412: what is stored is read and compared before "exists" is said. 409 is the store asking for
+//! another try. A body that breaks off, or is shorter than announced, is asked for again. What the
+//! answer to a PUT says of the stored content (its ETag) is compared where a trial showed that it is
+//! the MD5 sum.
+//!
+//! A crash leaves nothing under an object's name before it is whole; parts of a large object stay with
+//! the store until [`Backend::sweep`].
 //!
 //! The SDK is asynchronous and everything here blocks: the runtime lives in a thread of its own, to
 //! which calls send their work, so that they may come from inside another runtime's blocking thread.
+//! Connections are kept and opened as needed, one for each request under way, without a limit: the
+//! number of calling threads is the limit.
 
 mod answer;
+mod bucket;
+mod parts;
+mod patience;
+mod read;
+mod trial;
+mod versions;
+mod write;
 
 use std::future::Future;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use aws_config::BehaviorVersion;
-use aws_config::retry::RetryConfig;
-use aws_config::timeout::TimeoutConfig;
-use aws_sdk_s3::Client;
-use aws_sdk_s3::config::{
-    Credentials, Region, RequestChecksumCalculation, ResponseChecksumValidation,
-};
-use aws_sdk_s3::primitives::ByteStream;
+use aws_sdk_s3::config::Credentials;
+use bytes::Bytes;
 use chrono::{DateTime, Utc};
+use dr_model::{Clock, SystemClock};
 use md5::{Digest, Md5};
-use tokio::runtime::{Builder, Handle};
+use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
-use super::{Backend, BackendError, Capabilities, ObjectEntry, PutOptions, PutOutcome, check_name};
-use answer::{Answer, base64, classify};
+use super::{
+    Backend, BackendError, Capabilities, Lock, LockMode, ObjectEntry, PutOptions, PutOutcome,
+    TRIAL, VersionEntry, check_name,
+};
+use answer::Answer;
+use bucket::{Bucket, blocking, client, runtime_thread};
+use parts::{PARTS_AT_ONCE, SentPart, Upload, WHOLE_MAX, joined_etag};
+pub use patience::Patience;
+use read::Part;
+use write::Terms;
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Between two bytes of an answer.
-const READ_TIMEOUT: Duration = Duration::from_secs(30);
-/// One try of one request; a pack of 16 MiB passes at 150 KiB/s.
-const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(120);
-/// A request with all its tries.
-const OPERATION_TIMEOUT: Duration = Duration::from_secs(300);
-const ATTEMPTS_MAX: u32 = 4;
-/// How often a conflict (409) is tried again.
-const CONFLICTS_MAX: u32 = 5;
-const CONFLICT_PAUSE: Duration = Duration::from_millis(200);
-/// Objects written by `prepare` to try the store; removed at once.
-pub(crate) const TRIAL: &str = "trial-";
-
-/// Where an S3-compatible store is.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Where an S3-compatible store is, and how it is used.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct S3Location {
     /// The bucket; it must exist.
     pub bucket: String,
@@ -58,19 +60,26 @@ pub struct S3Location {
     pub prefix: String,
     /// The region.
     pub region: String,
-    /// Another endpoint than AWS's own; path-style addressing is used with it.
+    /// Another endpoint than AWS's own.
     pub endpoint: Option<String>,
+    /// Whether the bucket is named in the path and not in the host name. When left out: with an
+    /// endpoint of one's own, yes.
+    pub path_style: Option<bool>,
+    /// The storage class of objects that are stored without saying one; the bucket's when left out.
+    pub storage_class: Option<String>,
+    /// The mode of locks that are asked for without saying one.
+    pub lock_mode: LockMode,
+    /// Objects of more bytes than this are written in parts; 64 MiB when left out.
+    pub parts_above: Option<usize>,
 }
 
 /// Objects in a bucket.
 #[derive(Debug)]
 pub struct S3Backend {
-    client: Client,
-    bucket: String,
-    /// Empty, or ends in `/`.
-    prefix: String,
+    bucket: Arc<Bucket>,
     runtime: Handle,
-    conditional: AtomicBool,
+    /// `None` until something was tried or told: then everything is asked for and little believed.
+    capabilities: Mutex<Option<Capabilities>>,
     /// Dropped with the backend; its thread then ends.
     _alive: oneshot::Sender<()>,
 }
@@ -81,7 +90,7 @@ impl S3Backend {
     /// # Errors
     /// When its thread cannot be started.
     pub fn connect(location: &S3Location) -> Result<Self, BackendError> {
-        Self::start(location, None)
+        Self::start(location, None, Patience::default())
     }
 
     /// The same with an access key given by the caller.
@@ -93,13 +102,27 @@ impl S3Backend {
         access_key: &str,
         secret_key: &str,
     ) -> Result<Self, BackendError> {
+        Self::connect_patiently(location, access_key, secret_key, Patience::default())
+    }
+
+    /// The same with a patience of the caller's.
+    ///
+    /// # Errors
+    /// When its thread cannot be started.
+    pub fn connect_patiently(
+        location: &S3Location,
+        access_key: &str,
+        secret_key: &str,
+        patience: Patience,
+    ) -> Result<Self, BackendError> {
         let credentials = Credentials::new(access_key, secret_key, None, None, "given");
-        Self::start(location, Some(credentials))
+        Self::start(location, Some(credentials), patience)
     }
 
     fn start(
         location: &S3Location,
         credentials: Option<Credentials>,
+        patience: Patience,
     ) -> Result<Self, BackendError> {
         let prefix = location.prefix.trim_matches('/');
         let prefix = if prefix.is_empty() {
@@ -113,27 +136,46 @@ impl S3Backend {
             source,
         };
         let (runtime, alive) = runtime_thread().map_err(failed)?;
-        let location = location.clone();
-        let bucket = location.bucket.clone();
-        let client = blocking(&runtime, async move { client(location, credentials).await })
+        let wanted = location.clone();
+        let client = blocking(&runtime, client(wanted, credentials, patience))
             .ok_or_else(|| failed(std::io::Error::other("its thread ended")))?;
         Ok(Self {
-            client,
-            bucket,
-            prefix,
+            bucket: Arc::new(Bucket {
+                client,
+                name: location.bucket.clone(),
+                prefix,
+                patience,
+                lock_mode: location.lock_mode,
+                storage_class: location.storage_class.clone(),
+                whole_max: location.parts_above.unwrap_or(WHOLE_MAX),
+            }),
             runtime,
-            conditional: AtomicBool::new(true),
+            capabilities: Mutex::new(None),
             _alive: alive,
         })
     }
 
+    fn known(&self) -> Option<Capabilities> {
+        *self
+            .capabilities
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn remember(&self, capabilities: Capabilities) {
+        *self
+            .capabilities
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = Some(capabilities);
+    }
+
     fn key(&self, name: &str) -> Result<String, BackendError> {
         check_name(name)?;
-        Ok(format!("{}{name}", self.prefix))
+        Ok(self.bucket.key(name))
     }
 
     fn place(&self, name: &str) -> String {
-        format!("s3://{}/{}{name}", self.bucket, self.prefix)
+        self.bucket.place(name)
     }
 
     /// Runs a request to its end in the client's own thread.
@@ -150,97 +192,203 @@ impl S3Backend {
         })
     }
 
-    fn put(
+    /// [`Self::run`] where no answer but success means anything particular.
+    fn done<T: Send + 'static>(
+        &self,
+        action: &'static str,
+        name: &str,
+        work: impl Future<Output = Result<T, Answer>> + Send + 'static,
+    ) -> Result<T, BackendError> {
+        self.run(action, name, work)?
+            .map_err(|answer| answer.into_error(action, self.place(name)))
+    }
+
+    /// The same where absence is an answer.
+    fn found<T: Send + 'static>(
         &self,
         name: &str,
-        body: &[u8],
-        conditional: bool,
-    ) -> Result<Result<(), Answer>, BackendError> {
-        let request = self
-            .client
-            .put_object()
-            .bucket(&self.bucket)
-            .key(self.key(name)?)
-            .content_length(i64::try_from(body.len()).unwrap_or(i64::MAX))
-            .content_md5(base64(&Md5::digest(body)))
-            .set_if_none_match(conditional.then(|| "*".to_owned()))
-            .body(ByteStream::from(body.to_vec()));
-        self.run("write", name, async move {
-            request.send().await.map(|_| ()).map_err(classify)
-        })
+        work: impl Future<Output = Result<T, Answer>> + Send + 'static,
+    ) -> Result<Option<T>, BackendError> {
+        match self.run("read", name, work)? {
+            Ok(value) => Ok(Some(value)),
+            Err(Answer::Absent(_)) => Ok(None),
+            Err(answer) => Err(answer.into_error("read", self.place(name))),
+        }
+    }
+
+    fn head(&self, name: &str) -> Result<Option<read::Head>, BackendError> {
+        self.found(name, Arc::clone(&self.bucket).head(self.key(name)?))
     }
 
     /// Tells a writer's own success, whose answer was lost, from another's object.
     fn compare(&self, name: &str, body: &[u8]) -> Result<PutOutcome, BackendError> {
-        match self.get(name)? {
-            Some(stored) if stored == body => Ok(PutOutcome::Stored),
-            Some(_) => Ok(PutOutcome::Exists),
-            None => Err(Answer::Other(
-                "the object was refused as existing and is not there".into(),
+        let gone = || {
+            Answer::Other("the object was refused as existing and is not there".into())
+                .into_error("write", self.place(name))
+        };
+        let head = self.head(name)?.ok_or_else(gone)?;
+        if usize::try_from(head.size) != Ok(body.len()) {
+            return Ok(PutOutcome::Exists);
+        }
+        let stored = self.get(name)?.ok_or_else(gone)?;
+        Ok(if stored == body {
+            PutOutcome::Stored
+        } else {
+            PutOutcome::Exists
+        })
+    }
+
+    fn put_whole(
+        &self,
+        name: &str,
+        body: &[u8],
+        options: &PutOptions,
+    ) -> Result<PutOutcome, BackendError> {
+        let known = self.known().unwrap_or_default();
+        let terms = Terms {
+            conditional: true,
+            sha256: known.checksum_sha256,
+            ..self.bucket.terms(options)
+        };
+        let sending = Bytes::copy_from_slice(body);
+        let putting = Arc::clone(&self.bucket).put(self.key(name)?, sending, terms);
+        let stored = match self.run("write", name, putting)? {
+            Ok(stored) => stored,
+            Err(Answer::Exists(_)) => return self.compare(name, body),
+            Err(answer) => return Err(answer.into_error("write", self.place(name))),
+        };
+        let Some(md5) = stored.md5.filter(|_| known.etag_is_md5) else {
+            return Ok(PutOutcome::Stored);
+        };
+        if md5.eq_ignore_ascii_case(&hex::encode(Md5::digest(body))) {
+            return Ok(PutOutcome::Stored);
+        }
+        // Either the answer or what was stored is wrong.
+        match self.compare(name, body)? {
+            PutOutcome::Stored => Ok(PutOutcome::Stored),
+            PutOutcome::Exists => Err(Answer::Garbled(
+                format!("the store holds other content than was sent: its MD5 sum is {md5}").into(),
             )
             .into_error("write", self.place(name))),
         }
     }
-}
 
-/// A runtime in a thread that lives as long as the sender.
-fn runtime_thread() -> std::io::Result<(Handle, oneshot::Sender<()>)> {
-    let runtime = Builder::new_multi_thread()
-        .worker_threads(2)
-        .thread_name("s3")
-        .enable_all()
-        .build()?;
-    let handle = runtime.handle().clone();
-    let (alive, ended) = oneshot::channel::<()>();
-    std::thread::Builder::new()
-        .name("s3-runtime".to_owned())
-        .spawn(move || {
-            // An error is the sender gone, which is what is waited for.
-            let _ = runtime.block_on(ended);
-            runtime.shutdown_background();
-        })?;
-    Ok((handle, alive))
-}
-
-/// Waits, without a runtime of its own, for work done in another; `None` if that one ended.
-fn blocking<T: Send + 'static>(
-    runtime: &Handle,
-    work: impl Future<Output = T> + Send + 'static,
-) -> Option<T> {
-    let (done, result) = mpsc::sync_channel(1);
-    runtime.spawn(async move {
-        // Nobody waits any more: then nobody misses it.
-        let _ = done.send(work.await);
-    });
-    result.recv().ok()
-}
-
-async fn client(location: S3Location, credentials: Option<Credentials>) -> Client {
-    let timeouts = TimeoutConfig::builder()
-        .connect_timeout(CONNECT_TIMEOUT)
-        .read_timeout(READ_TIMEOUT)
-        .operation_attempt_timeout(ATTEMPT_TIMEOUT)
-        .operation_timeout(OPERATION_TIMEOUT)
-        .build();
-    let mut loader = aws_config::defaults(BehaviorVersion::latest())
-        .region(Region::new(location.region))
-        .timeout_config(timeouts)
-        .retry_config(RetryConfig::standard().with_max_attempts(ATTEMPTS_MAX));
-    if let Some(credentials) = credentials {
-        loader = loader.credentials_provider(credentials);
+    /// Sends the parts and joins them. The ETag is what the object's must be, if it was got so far.
+    /// Nothing is left behind after a failure, if the store still answers.
+    fn put_parts(
+        &self,
+        name: &str,
+        body: &[u8],
+        options: &PutOptions,
+        conditional: bool,
+    ) -> Result<Result<String, (Answer, Option<String>)>, BackendError> {
+        let terms = self.bucket.terms(options);
+        let begun = Arc::clone(&self.bucket).begin_upload(self.key(name)?, terms);
+        let upload = match self.run("write", name, begun)? {
+            Ok(upload) => upload,
+            Err(answer) => return Ok(Err((answer, None))),
+        };
+        let failed = match self.send_parts(name, &upload, body)? {
+            Ok(parts) => {
+                let expected = joined_etag(&parts);
+                let joining =
+                    Arc::clone(&self.bucket).join_parts(upload.clone(), parts, conditional);
+                match self.run("write", name, joining)? {
+                    Ok(_) => return Ok(Ok(expected)),
+                    Err(answer) => (answer, Some(expected)),
+                }
+            }
+            Err(answer) => (answer, None),
+        };
+        let giving_up = Arc::clone(&self.bucket).give_up(upload);
+        if let Err(answer) = self.run("write", name, giving_up)? {
+            // After a joining whose answer was lost there is nothing to give up.
+            let (place, reason) = (self.place(name), answer.text());
+            tracing::debug!(place, reason, "cannot give up an upload; it is swept later");
+        }
+        Ok(Err(failed))
     }
-    if let Some(endpoint) = &location.endpoint {
-        loader = loader.endpoint_url(endpoint);
+
+    fn send_parts(
+        &self,
+        name: &str,
+        upload: &Upload,
+        body: &[u8],
+    ) -> Result<Result<Vec<SentPart>, Answer>, BackendError> {
+        let numbered: Vec<(i32, &[u8])> = (1..).zip(body.chunks(self.bucket.part())).collect();
+        let mut parts = Vec::new();
+        for some in numbered.chunks(PARTS_AT_ONCE) {
+            let bodies = some
+                .iter()
+                .map(|(number, part)| (*number, Bytes::copy_from_slice(part)))
+                .collect();
+            let sending = Arc::clone(&self.bucket).send_parts(upload.clone(), bodies);
+            match self.run("write", name, sending)? {
+                Ok(sent) => parts.extend(sent),
+                Err(answer) => return Ok(Err(answer)),
+            }
+        }
+        Ok(Ok(parts))
     }
-    let config = loader.load().await;
-    // Content-MD5 is checked by every store; the newer checksums are refused by old ones. What is
-    // read is authenticated by its own seal.
-    let config = aws_sdk_s3::config::Builder::from(&config)
-        .force_path_style(location.endpoint.is_some())
-        .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
-        .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
-        .build();
-    Client::from_conf(config)
+
+    fn put_large(
+        &self,
+        name: &str,
+        body: &[u8],
+        options: &PutOptions,
+    ) -> Result<PutOutcome, BackendError> {
+        let known = self.known();
+        let conditional = known.is_some_and(|known| known.put_if_absent_multipart);
+        // Whoever joins parts where the store does not look overwrites: asked first, also to spare
+        // sending it all in vain.
+        if self.head(name)?.is_some() {
+            return self.compare(name, body);
+        }
+        let (expected, failed) = match self.put_parts(name, body, options, conditional)? {
+            Ok(expected) => (Some(expected), None),
+            Err((answer, expected)) => (expected, Some(answer)),
+        };
+        // What stands is what counts: an answer may be lost, and where the store does not look another
+        // writer's object may stand now.
+        if let Some(expected) = expected
+            && let Some(head) = self.head(name)?
+            && head.etag.eq_ignore_ascii_case(&expected)
+        {
+            return Ok(PutOutcome::Stored);
+        }
+        match failed {
+            None | Some(Answer::Exists(_)) => self.compare(name, body),
+            Some(answer) => Err(answer.into_error("write", self.place(name))),
+        }
+    }
+
+    /// Deletes a trial object for good. A bucket that locks everything keeps it for a while.
+    fn discard(&self, name: &str, version: Option<String>) -> Result<(), BackendError> {
+        let deleting = Arc::clone(&self.bucket).delete(self.key(name)?, version);
+        match self.run("delete", name, deleting)? {
+            Ok(()) => Ok(()),
+            Err(Answer::Refused(_)) => {
+                let hiding = Arc::clone(&self.bucket).delete(self.key(name)?, None);
+                self.done("delete", name, hiding)
+            }
+            Err(answer) => Err(answer.into_error("delete", self.place(name))),
+        }
+    }
+
+    /// The lock that still holds, if there is one.
+    fn held(&self, name: &str, version: Option<String>) -> Result<Option<Lock>, BackendError> {
+        let asking = Arc::clone(&self.bucket).lock_of(self.key(name)?, version);
+        let lock = self.done("read the lock of", name, asking)?;
+        Ok(lock.filter(|lock| lock.until > SystemClock.now()))
+    }
+
+    fn locked(&self, name: &str, lock: Lock) -> BackendError {
+        BackendError::Locked {
+            action: "delete",
+            place: self.place(name),
+            until: Some(lock.until),
+        }
+    }
 }
 
 impl Backend for S3Backend {
@@ -252,58 +400,44 @@ impl Backend for S3Backend {
         &self,
         name: &str,
         body: &[u8],
-        _options: &PutOptions,
+        options: &PutOptions,
     ) -> Result<PutOutcome, BackendError> {
-        let conditional = self.conditional.load(Ordering::Relaxed);
-        if !conditional && self.get(name)?.is_some() {
-            return Ok(PutOutcome::Exists);
+        check_name(name)?;
+        let no_locks = self.known().is_some_and(|known| !known.object_lock);
+        if options.retain_until.is_some() && no_locks {
+            return Err(self.not_supported("lock an object of"));
         }
-        let mut conflicts = 0;
-        loop {
-            match self.put(name, body, conditional)? {
-                Ok(()) => return Ok(PutOutcome::Stored),
-                Err(Answer::Exists(_)) => return self.compare(name, body),
-                Err(Answer::Conflict(_)) if conflicts < CONFLICTS_MAX => {
-                    conflicts += 1;
-                    std::thread::sleep(CONFLICT_PAUSE * conflicts);
-                }
-                Err(answer) => return Err(answer.into_error("write", self.place(name))),
-            }
+        if body.len() > self.bucket.whole_max {
+            self.put_large(name, body, options)
+        } else {
+            self.put_whole(name, body, options)
         }
     }
 
     fn now(&self) -> Result<DateTime<Utc>, BackendError> {
         let name = format!("{TRIAL}{}", dr_model::random::hex(8));
-        self.put_new(&name, b"clock")?;
-        let found = self.list(&name)?;
-        self.delete(&name)?;
-        found
-            .first()
-            .map(|entry| entry.modified)
-            .ok_or_else(|| BackendError::Store {
-                action: "read the clock of",
-                place: self.describe(),
-                source: "an object just stored is not listed".into(),
-            })
+        let body = Bytes::from_static(b"clock");
+        let putting = Arc::clone(&self.bucket).put(self.key(&name)?, body, Terms::default());
+        let stored = self.done("write", &name, putting)?;
+        // From a listing, as that is what it will be compared with: some stores tell whole seconds
+        // elsewhere.
+        let listed = self.list(&name)?.first().map(|entry| entry.modified);
+        let told = match listed {
+            Some(at) => Some(at),
+            None => self.head(&name)?.map(|head| head.modified),
+        };
+        self.discard(&name, stored.version)?;
+        told.ok_or_else(|| BackendError::Store {
+            action: "read the clock of",
+            place: self.describe(),
+            source: "an object just stored is not there".into(),
+        })
     }
 
     fn get(&self, name: &str) -> Result<Option<Vec<u8>>, BackendError> {
-        let request = self
-            .client
-            .get_object()
-            .bucket(&self.bucket)
-            .key(self.key(name)?);
-        let read = self.run("read", name, async move {
-            let answer = request.send().await.map_err(classify)?;
-            let body = answer.body.collect().await;
-            body.map(|body| body.to_vec())
-                .map_err(|error| Answer::Unreachable(error.into()))
-        })?;
-        match read {
-            Ok(body) => Ok(Some(body)),
-            Err(Answer::Absent(_)) => Ok(None),
-            Err(answer) => Err(answer.into_error("read", self.place(name))),
-        }
+        let compared = self.known().is_some_and(|known| known.etag_is_md5);
+        let reading = Arc::clone(&self.bucket).get(self.key(name)?, None, compared);
+        self.found(name, reading)
     }
 
     fn get_range(
@@ -312,25 +446,12 @@ impl Backend for S3Backend {
         offset: u64,
         length: u64,
     ) -> Result<Option<Vec<u8>>, BackendError> {
-        let Some(last) = length
-            .checked_sub(1)
-            .map(|more| offset.saturating_add(more))
-        else {
+        let key = self.key(name)?;
+        if length == 0 {
             return Ok(Some(Vec::new()));
-        };
-        let request = self
-            .client
-            .get_object()
-            .bucket(&self.bucket)
-            .key(self.key(name)?)
-            .range(format!("bytes={offset}-{last}"));
-        let read = self.run("read", name, async move {
-            let answer = request.send().await.map_err(classify)?;
-            let body = answer.body.collect().await;
-            body.map(|body| body.to_vec())
-                .map_err(|error| Answer::Unreachable(error.into()))
-        })?;
-        match read {
+        }
+        let part = Part { offset, length };
+        match self.run("read", name, Arc::clone(&self.bucket).get_part(key, part))? {
             Ok(body) => Ok(Some(body)),
             Err(Answer::Absent(_)) => Ok(None),
             Err(Answer::BehindTheEnd(_)) => Ok(Some(Vec::new())),
@@ -339,84 +460,138 @@ impl Backend for S3Backend {
     }
 
     fn list(&self, prefix: &str) -> Result<Vec<ObjectEntry>, BackendError> {
-        let mut pages = self
-            .client
-            .list_objects_v2()
-            .bucket(&self.bucket)
-            .prefix(format!("{}{prefix}", self.prefix))
-            .into_paginator()
-            .send();
-        let before = self.prefix.clone();
-        let listed = self.run("list", prefix, async move {
-            let mut found = Vec::new();
-            while let Some(page) = pages.next().await {
-                for object in page.map_err(classify)?.contents.unwrap_or_default() {
-                    let key = object.key.unwrap_or_default();
-                    if let Some(name) = key.strip_prefix(&before) {
-                        let size = u64::try_from(object.size.unwrap_or(0)).unwrap_or(0);
-                        let modified = object
-                            .last_modified
-                            .and_then(|at| DateTime::from_timestamp(at.secs(), at.subsec_nanos()));
-                        found.push(ObjectEntry {
-                            name: name.to_owned(),
-                            size,
-                            modified: modified.unwrap_or_default(),
-                        });
-                    }
-                }
-            }
-            Ok(found)
-        })?;
-        let mut found = listed.map_err(|answer| answer.into_error("list", self.place(prefix)))?;
-        found.sort();
-        Ok(found)
+        let listing = Arc::clone(&self.bucket).list(self.bucket.key(prefix));
+        self.done("list", prefix, listing)
     }
 
+    /// Where locks are known to be honoured, one that holds is asked for first: the deletion itself
+    /// would hide the object all the same.
     fn delete(&self, name: &str) -> Result<(), BackendError> {
-        let request = self
-            .client
-            .delete_object()
-            .bucket(&self.bucket)
-            .key(self.key(name)?);
-        let deleted = self.run("delete", name, async move {
-            request.send().await.map(|_| ()).map_err(classify)
-        })?;
-        match deleted {
-            Ok(()) | Err(Answer::Absent(_)) => Ok(()),
+        let locks = self.known().is_some_and(|known| known.object_lock);
+        if locks && let Some(lock) = self.held(name, None)? {
+            return Err(self.locked(name, lock));
+        }
+        let deleting = Arc::clone(&self.bucket).delete(self.key(name)?, None);
+        match self.run("delete", name, deleting)? {
+            Ok(()) => Ok(()),
+            Err(answer @ Answer::Refused(_)) => match self.held(name, None) {
+                Ok(Some(lock)) => Err(self.locked(name, lock)),
+                _ => Err(answer.into_error("delete", self.place(name))),
+            },
             Err(answer) => Err(answer.into_error("delete", self.place(name))),
         }
     }
 
-    /// Asks the bucket whether it is there and open to us, and tries whether a second write of one
-    /// name is refused.
+    /// Asks the bucket whether it is there and open to us, then tries what it does.
     fn prepare(&self) -> Result<Capabilities, BackendError> {
         self.list(TRIAL)?;
-        let name = format!("{TRIAL}{}", dr_model::random::hex(8));
-        let failed = |answer: Answer| answer.into_error("write", self.place(&name));
-        let put_if_absent = match self.put(&name, b"first", true)? {
-            Ok(()) => match self.put(&name, b"second", true)? {
-                Ok(()) => false,
-                Err(Answer::Exists(_)) => true,
-                Err(answer) => return Err(failed(answer)),
-            },
-            Err(Answer::NotImplemented(_)) => {
-                self.put(&name, b"first", false)?.map_err(failed)?;
-                false
-            }
-            Err(answer) => return Err(failed(answer)),
-        };
-        self.delete(&name)?;
-        if !put_if_absent {
-            tracing::warn!(
-                place = self.describe(),
-                "the store ignores If-None-Match: two writers of one name could overwrite each other"
-            );
-        }
-        Ok(Capabilities { put_if_absent })
+        let tried = self.tried()?;
+        self.remember(tried);
+        Ok(tried)
+    }
+
+    fn probe_capabilities(&self) -> Result<Capabilities, BackendError> {
+        self.tried()
     }
 
     fn assume(&self, capabilities: Capabilities) {
-        self.conditional
-            .store(capabilities.put_if_absent, Ordering::Relaxed);
+        self.remember(capabilities);
+    }
+
+    fn sweep(&self, age: Duration) -> Result<u64, BackendError> {
+        let now = self.now()?;
+        let sweeping = Arc::clone(&self.bucket).sweep_parts(now, age);
+        match self.run("list the uploads of", "", sweeping)? {
+            Err(Answer::NotImplemented(_)) => Ok(0),
+            Ok(removed) => Ok(removed),
+            Err(answer) => Err(answer.into_error("list the uploads of", self.place(""))),
+        }
+    }
+
+    fn versions(&self, prefix: &str) -> Result<Vec<VersionEntry>, BackendError> {
+        let listing = Arc::clone(&self.bucket).versions(self.bucket.key(prefix));
+        match self.run("list the versions of", prefix, listing)? {
+            Ok(found) => Ok(found),
+            Err(Answer::NotImplemented(_)) => Err(self.not_supported("list the versions of")),
+            Err(answer) => Err(answer.into_error("list the versions of", self.place(prefix))),
+        }
+    }
+
+    fn get_version(&self, name: &str, version: &str) -> Result<Option<Vec<u8>>, BackendError> {
+        let version = Some(version.to_owned());
+        let reading = Arc::clone(&self.bucket).get(self.key(name)?, version, false);
+        self.found(name, reading)
+    }
+
+    fn undelete(&self, name: &str) -> Result<bool, BackendError> {
+        let key = self.key(name)?;
+        let of_it = |entry: &VersionEntry| entry.name == name;
+        let versions = self.versions(name)?;
+        // Markers may lie on each other; those below the newest content hide nothing.
+        for marker in versions
+            .iter()
+            .filter(|entry| of_it(entry))
+            .take_while(|entry| entry.is_delete_marker)
+        {
+            let version = Some(marker.version.clone());
+            self.done(
+                "undelete",
+                name,
+                Arc::clone(&self.bucket).delete(key.clone(), version),
+            )?;
+        }
+        Ok(self.head(name)?.is_some())
+    }
+
+    fn delete_all_versions(&self, name: &str) -> Result<u64, BackendError> {
+        let key = self.key(name)?;
+        let versions = match self.versions(name) {
+            Ok(found) => found,
+            Err(BackendError::NotSupported { .. }) => return self.delete(name).map(|()| 1),
+            Err(error) => return Err(error),
+        };
+        let of_it: Vec<_> = versions.iter().filter(|entry| entry.name == name).collect();
+        for entry in of_it.iter().filter(|entry| !entry.is_delete_marker) {
+            if let Some(lock) = self.held(name, Some(entry.version.clone()))? {
+                return Err(self.locked(name, lock));
+            }
+        }
+        let mut removed = 0;
+        // The oldest first: a crash in between leaves the newest, or what hides it, in place.
+        for entry in of_it.iter().rev() {
+            let version = Some(entry.version.clone()).filter(|version| !version.is_empty());
+            let deleting = Arc::clone(&self.bucket).delete(key.clone(), version.clone());
+            match self.run("delete a version of", name, deleting)? {
+                Ok(()) => removed += 1,
+                Err(answer @ Answer::Refused(_)) => {
+                    return Err(match self.held(name, version) {
+                        Ok(Some(lock)) => self.locked(name, lock),
+                        _ => answer.into_error("delete a version of", self.place(name)),
+                    });
+                }
+                Err(answer) => {
+                    return Err(answer.into_error("delete a version of", self.place(name)));
+                }
+            }
+        }
+        Ok(removed)
+    }
+
+    fn lock_of(&self, name: &str) -> Result<Option<Lock>, BackendError> {
+        let asking = Arc::clone(&self.bucket).lock_of(self.key(name)?, None);
+        self.done("read the lock of", name, asking)
+    }
+
+    fn extend_lock(&self, name: &str, until: DateTime<Utc>) -> Result<(), BackendError> {
+        if self.known().is_some_and(|known| !known.object_lock) {
+            return Err(self.not_supported("lock an object of"));
+        }
+        let lock = self.lock_of(name)?;
+        if lock.is_some_and(|lock| lock.until >= until) {
+            return Ok(());
+        }
+        let mode = lock.map_or(self.bucket.lock_mode, |lock| lock.mode);
+        let setting = Arc::clone(&self.bucket).set_lock(self.key(name)?, Lock { mode, until });
+        self.done("extend the lock of", name, setting)
     }
 }

@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{FormatError, RepositoryId, VERSION};
+use crate::Capabilities;
 use crate::crypto::sha256;
 
 /// The object's name.
@@ -13,8 +14,8 @@ pub(crate) const NAME: &str = "repository";
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct RepositoryObject {
     pub(crate) id: RepositoryId,
-    /// Whether the place was seen to refuse writing what exists.
-    pub(crate) put_if_absent: bool,
+    /// What the place was seen to do when the repository was created.
+    pub(crate) capabilities: Capabilities,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -22,7 +23,7 @@ struct Text {
     format: String,
     version: u32,
     id: String,
-    put_if_absent: bool,
+    capabilities: Capabilities,
     #[serde(default)]
     sha256: String,
 }
@@ -33,7 +34,7 @@ fn text_of(value: &RepositoryObject) -> Result<String, FormatError> {
         format: "dr-store".to_owned(),
         version: u32::from(VERSION),
         id: hex::encode(value.id),
-        put_if_absent: value.put_if_absent,
+        capabilities: value.capabilities,
         sha256: String::new(),
     };
     text.sha256 = hex::encode(sha256(&serde_json::to_vec(&text).map_err(failed)?));
@@ -59,7 +60,7 @@ pub(crate) fn decode(data: &[u8]) -> Result<RepositoryObject, FormatError> {
     hex::decode_to_slice(&text.id, &mut id).map_err(|_| unreadable())?;
     let value = RepositoryObject {
         id,
-        put_if_absent: text.put_if_absent,
+        capabilities: text.capabilities,
     };
     if text_of(&value)?.as_bytes() == data {
         Ok(value)
@@ -76,7 +77,11 @@ mod tests {
     fn every_changed_bit_is_noticed() {
         let value = RepositoryObject {
             id: [0xa5; 16],
-            put_if_absent: true,
+            capabilities: Capabilities {
+                put_if_absent: true,
+                clock_skew_seconds: -3,
+                ..Capabilities::default()
+            },
         };
         let data = encode(&value).unwrap();
         assert_eq!(decode(&data).unwrap(), value);

@@ -20,12 +20,16 @@ pub(super) enum Answer {
     Conflict(Cause),
     /// The range begins behind the object's end.
     BehindTheEnd(Cause),
-    /// The store does not know the header.
+    /// The store does not know the header or the request.
     NotImplemented(Cause),
+    /// The object has no lock, or the bucket none at all (which some call an invalid request).
+    Unlocked(Cause),
     /// There is no such bucket.
     NoBucket(Cause),
     /// Wrong or missing credentials or rights.
     Refused(Cause),
+    /// What was sent or received changed on the way.
+    Garbled(Cause),
     /// Nobody answered, or not to the end.
     Unreachable(Cause),
     /// Anything else.
@@ -51,11 +55,38 @@ impl Answer {
             | Self::Conflict(source)
             | Self::BehindTheEnd(source)
             | Self::NotImplemented(source)
+            | Self::Unlocked(source)
+            | Self::Garbled(source)
             | Self::Other(source) => BackendError::Store {
                 action,
                 place,
                 source,
             },
+        }
+    }
+
+    /// Whether asking again may bring another answer.
+    pub(super) fn may_pass(&self) -> bool {
+        matches!(
+            self,
+            Self::Conflict(_) | Self::Garbled(_) | Self::Unreachable(_)
+        )
+    }
+
+    /// The store's word.
+    pub(super) fn text(&self) -> String {
+        match self {
+            Self::Absent(cause)
+            | Self::Exists(cause)
+            | Self::Conflict(cause)
+            | Self::BehindTheEnd(cause)
+            | Self::NotImplemented(cause)
+            | Self::Unlocked(cause)
+            | Self::NoBucket(cause)
+            | Self::Refused(cause)
+            | Self::Garbled(cause)
+            | Self::Unreachable(cause)
+            | Self::Other(cause) => cause.to_string(),
         }
     }
 }
@@ -107,7 +138,16 @@ where
 fn by_status(status: u16, code: &str, cause: Cause) -> Answer {
     match (status, code) {
         (_, "NoSuchBucket") => Answer::NoBucket(cause),
-        (_, "NoSuchKey" | "NotFound") => Answer::Absent(cause),
+        (_, "NoSuchKey" | "NoSuchVersion" | "NoSuchUpload" | "NotFound") => Answer::Absent(cause),
+        (_, "BadDigest" | "XAmzContentSHA256Mismatch" | "XAmzContentChecksumMismatch")
+        | (400, "IncompleteBody") => Answer::Garbled(cause),
+        (408 | 429, _) | (_, "RequestTimeout" | "SlowDown" | "Throttling" | "TooManyRequests") => {
+            Answer::Unreachable(cause)
+        }
+        (_, "NoSuchObjectLockConfiguration" | "ObjectLockConfigurationNotFoundError")
+        | (400, "InvalidRequest") => Answer::Unlocked(cause),
+        // In an archive class: brought back by another request first.
+        (_, "InvalidObjectState") => Answer::Other(cause),
         (401 | 403, _)
         | (
             _,
@@ -120,7 +160,7 @@ fn by_status(status: u16, code: &str, cause: Cause) -> Answer {
         (409, _) => Answer::Conflict(cause),
         (416, _) => Answer::BehindTheEnd(cause),
         (501, _) => Answer::NotImplemented(cause),
-        // Slow down, internal error, unavailable: after all retries.
+        // Slow down, internal error, unavailable.
         (500..=599, _) => Answer::Unreachable(cause),
         _ => Answer::Other(cause),
     }
@@ -176,5 +216,33 @@ mod tests {
         assert!(!matches!(answer(404, ""), Answer::Absent(_)));
         assert!(!matches!(answer(403, ""), Answer::Absent(_)));
         assert!(!matches!(answer(503, "SlowDown"), Answer::Absent(_)));
+    }
+
+    #[test]
+    fn what_passes_is_told_from_what_stays() {
+        let passes = |status, code| by_status(status, code, "".into()).may_pass();
+        for (status, code) in [
+            (503, "SlowDown"),
+            (500, "InternalError"),
+            (502, ""),
+            (504, ""),
+            (429, ""),
+            (408, ""),
+            (400, "RequestTimeout"),
+            (400, "BadDigest"),
+            (409, "ConditionalRequestConflict"),
+        ] {
+            assert!(passes(status, code), "{status} {code}");
+        }
+        for (status, code) in [
+            (403, "AccessDenied"),
+            (404, "NoSuchKey"),
+            (404, ""),
+            (412, "PreconditionFailed"),
+            (501, "NotImplemented"),
+            (400, "InvalidArgument"),
+        ] {
+            assert!(!passes(status, code), "{status} {code}");
+        }
     }
 }
