@@ -1,6 +1,9 @@
 //! Folders are captured, put back and compared.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
+#[path = "files/live.rs"]
+mod live;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read, Write};
@@ -61,7 +64,7 @@ impl Kept {
     }
 
     fn put_back(&self, into: &Path) -> Result<(), SourceError> {
-        let mut writer = FolderWriter::open(into)?;
+        let writer = FolderWriter::open(into)?;
         for (item, bytes) in self.entries.lock().unwrap().values() {
             match item.kind {
                 ItemKind::File => {
@@ -257,7 +260,7 @@ fn nothing_is_written_outside_the_folder() {
         kind: ItemKind::Folder,
         ..item(path)
     };
-    let mut writer = FolderWriter::open(target.path()).unwrap();
+    let writer = FolderWriter::open(target.path()).unwrap();
     let mut content = |out: &mut dyn Write| -> Result<(), SinkError> { Ok(out.write_all(b"x")?) };
     for bad in [
         "door/new",
@@ -357,11 +360,16 @@ fn a_file_that_vanishes_is_left_out_and_the_rest_is_kept() {
         fs::write(root.path().join(name), name).unwrap();
     }
     let doomed = root.path().join("b");
-    let kept = Kept {
-        on_file: Some(Box::new(move |_| drop(fs::remove_file(&doomed)))),
-        ..Kept::default()
+    let kept = Kept::default();
+    // Asked between the file's listing and its opening.
+    let only = |path: &str| {
+        if path == "b" {
+            fs::remove_file(&doomed).unwrap();
+        }
+        true
     };
-    let summary = capture(root.path(), &kept, &Silent, &CancellationToken::new()).unwrap();
+    let cancel = CancellationToken::new();
+    let summary = files::capture_selected(root.path(), &only, &kept, &Silent, &cancel).unwrap();
     assert_eq!(kept.paths(), ["a", "c"]);
     assert_eq!(summary.notes, ["b: vanished before it was read"]);
 }

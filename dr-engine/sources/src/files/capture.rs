@@ -1,28 +1,50 @@
-//! Reading a live folder.
+//! Reading a live folder, with several threads.
+//!
+//! **Work** is shared through one queue ([`queue`]). A thread that has nothing to do takes names of a
+//! folder that was listed already, and only when there are none, a folder to list. So at most one
+//! folder per thread is open for its names, however many files and folders there are, and a folder of
+//! a million files keeps every thread busy as well as a million folders of one file.
+//!
+//! **Memory** is bounded by the names of those folders, the paths of folders not listed yet, and
+//! [`read::BUFFERED_BYTES_MAX`] for each thread.
+//!
+//! **Order** is left to chance; a sink that wants one sorts by path. What the summary lists is sorted.
+//!
+//! **Files that change** while they are read are read again: small ones before the sink sees them,
+//! larger ones by ending the sink's reader in an error, upon which it forgets the file.
+//!
+//! **Unchanged files** are offered to the sink by what lstat(2) says of them. A change that comes so
+//! soon after a reading that it bears the same time would never be found that way. Therefore an entry
+//! that changed less than [`RACY`] before its capture began, or after, is handed over without its
+//! change time, as one that no later capture may take for unchanged (git's index has the same rule).
+//! What this cannot see is a program that goes on writing through a memory map for more than that: the
+//! kernel gives a page a new time only at the first write after the page went to disk.
 
-use std::fs::{self, File, Metadata};
-use std::io::{self, Read};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+mod queue;
+mod read;
+mod walk;
+
+use std::num::NonZero;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
 use dr_model::{Clock, Progress, SystemClock};
 use rustix::fs::{Mode, OFlags};
-use rustix::io::Errno;
 use tokio_util::sync::CancellationToken;
 
-use crate::{ContentKind, Item, ItemKind, ItemSink, SinkError, SourceError};
+use self::queue::Queue;
+use self::walk::{Shared, Worker};
+use crate::{ItemSink, SourceError};
 
 /// How often a file that changes while it is read is tried before it is taken as it is.
 pub const ATTEMPTS: u32 = 4;
-/// Longer than the tick of any kernel (10 ms at 100 Hz).
-const FRESH: Duration = Duration::from_millis(20);
-/// How deep folders may be nested: far beyond what people make, and well below what a path holds.
-const DEPTH_MAX: usize = 200;
-/// Files up to this size are read whole before the sink sees them, so that one that changes meanwhile
-/// can be read again. It bounds the memory a capture needs.
-const BUFFERED_BYTES_MAX: u64 = 16 << 20;
+/// Longer than the resolution of change times of any file system worth a backup.
+const RACY: Duration = Duration::from_secs(1);
+/// Two, because one waits for the disk while another computes.
+const THREADS_MIN: usize = 2;
+/// More threads only wait for each other in the kernel's locks of one folder.
+const THREADS_MAX: usize = 8;
 
 /// What a capture found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -31,6 +53,8 @@ pub struct CaptureSummary {
     pub entries: u64,
     /// Regular files among them.
     pub files: u64,
+    /// Files among them that the sink had already: they were not read.
+    pub unchanged: u64,
     /// Bytes of file content.
     pub bytes: u64,
     /// What was left out, and why; one line each.
@@ -39,13 +63,15 @@ pub struct CaptureSummary {
     pub changing: Vec<String>,
 }
 
-struct Walk<'a> {
-    root: &'a Path,
-    sink: &'a dyn ItemSink,
-    only: &'a dyn Fn(&str) -> bool,
-    progress: &'a dyn Progress,
-    cancel: &'a CancellationToken,
-    summary: CaptureSummary,
+impl CaptureSummary {
+    fn add(&mut self, other: Self) {
+        self.entries += other.entries;
+        self.files += other.files;
+        self.unchanged += other.unchanged;
+        self.bytes += other.bytes;
+        self.notes.extend(other.notes);
+        self.changing.extend(other.changing);
+    }
 }
 
 /// Captures everything below `root`; `root` itself is not an item. Blocks.
@@ -69,314 +95,68 @@ pub fn capture(
 /// As [`capture`].
 pub fn capture_selected(
     root: &Path,
-    only: &dyn Fn(&str) -> bool,
+    only: &(dyn Fn(&str) -> bool + Sync),
     sink: &dyn ItemSink,
     progress: &dyn Progress,
     cancel: &CancellationToken,
 ) -> Result<CaptureSummary, SourceError> {
-    let metadata = fs::metadata(root).map_err(SourceError::file("read", root))?;
+    let metadata = std::fs::metadata(root).map_err(SourceError::file("read", root))?;
     if !metadata.is_dir() {
         return Err(SourceError::Refused(format!(
             "{} is not a folder",
             root.display()
         )));
     }
-    progress.phase("reading the folder", None);
-    let summary = CaptureSummary::default();
-    let mut walk = Walk {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let folder = rustix::fs::open(root, flags, Mode::empty())
+        .map_err(|error| SourceError::file("read", root)(error.into()))?;
+    let threads = threads();
+    let shared = Shared {
         root,
-        sink,
+        folder,
         only,
+        sink,
         progress,
         cancel,
-        summary,
+        racy_from_ns: racy_from_ns(),
+        queue: Queue::new(threads),
     };
-    walk.folder("", 0)?;
-    Ok(walk.summary)
+    run(&shared, threads)
 }
 
-impl Walk<'_> {
-    fn folder(&mut self, relative: &str, depth: usize) -> Result<(), SourceError> {
-        let path = self.root.join(relative);
-        if depth > DEPTH_MAX {
-            return Err(SourceError::Refused(format!(
-                "{} is nested more than {DEPTH_MAX} folders deep",
-                path.display()
-            )));
-        }
-        let listing = match fs::read_dir(&path) {
-            Ok(listing) => listing,
-            Err(error) if error.kind() == io::ErrorKind::NotFound && !relative.is_empty() => {
-                self.note(format!("{relative}: vanished while the folder was read"));
-                return Ok(());
-            }
-            Err(error) => return Err(SourceError::file("list", &path)(error)),
-        };
-        let mut names = Vec::new();
-        for entry in listing {
-            let entry = entry.map_err(SourceError::file("list", &path))?;
-            names.push(entry.file_name().into_string().map_err(|name| {
-                SourceError::Refused(format!(
-                    "{} has an entry whose name is not UTF-8: {:?}; rename it, because it could \
-                     not be restored under its own name",
-                    path.display(),
-                    name
-                ))
-            })?);
-        }
-        // The same order each time keeps what is stored comparable.
-        names.sort_unstable();
-        for name in names {
-            if self.cancel.is_cancelled() {
-                return Err(SourceError::Cancelled {
-                    what: "reading a folder",
-                });
-            }
-            let child = if relative.is_empty() {
-                name
-            } else {
-                format!("{relative}/{name}")
-            };
-            self.entry(child, depth)?;
-        }
-        Ok(())
-    }
-
-    fn entry(&mut self, relative: String, depth: usize) -> Result<(), SourceError> {
-        let path = self.root.join(&relative);
-        let metadata = match fs::symlink_metadata(&path) {
-            Ok(metadata) => metadata,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                self.note(format!("{relative}: vanished before it was read"));
-                return Ok(());
-            }
-            Err(error) => return Err(SourceError::file("examine", &path)(error)),
-        };
-        let kind = metadata.file_type();
-        let wanted = (self.only)(&relative);
-        if kind.is_dir() {
-            if wanted {
-                self.hand_over(&Item::from_metadata(
-                    relative.clone(),
-                    ItemKind::Folder,
-                    &metadata,
-                ))?;
-            }
-            self.folder(&relative, depth + 1)
-        } else if !wanted {
-            Ok(())
-        } else if kind.is_file() {
-            self.file(relative, &path)
-        } else if kind.is_symlink() {
-            self.link(relative, &path, &metadata)
-        } else {
-            let what = if kind.is_socket() {
-                "a socket"
-            } else if kind.is_fifo() {
-                "a named pipe"
-            } else {
-                "a device"
-            };
-            self.note(format!(
-                "{relative}: is {what}, which has no content to keep"
-            ));
-            Ok(())
-        }
-    }
-
-    fn link(
-        &mut self,
-        relative: String,
-        path: &Path,
-        metadata: &Metadata,
-    ) -> Result<(), SourceError> {
-        let target = match fs::read_link(path) {
-            Ok(target) => target,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                self.note(format!("{relative}: vanished before it was read"));
-                return Ok(());
-            }
-            Err(error) => return Err(SourceError::file("read the link", path)(error)),
-        };
-        let target = target.into_os_string().into_string().map_err(|target| {
-            SourceError::Refused(format!(
-                "{} points to a name that is not UTF-8: {target:?}; it could not be restored",
-                path.display()
-            ))
-        })?;
-        self.hand_over(&Item::from_metadata(
-            relative,
-            ItemKind::Link { target },
-            metadata,
-        ))
-    }
-
-    fn file(&mut self, relative: String, path: &Path) -> Result<(), SourceError> {
-        for attempt in 1..=ATTEMPTS {
-            let Some(mut file) = self.open(&relative, path)? else {
-                return Ok(());
-            };
-            let began = SystemClock.now();
-            let before = file
-                .metadata()
-                .map_err(SourceError::file("examine", path))?;
-            if !before.is_file() {
-                self.note(format!(
-                    "{relative}: was replaced by something that is no file"
-                ));
-                return Ok(());
-            }
-            if before.len() > BUFFERED_BYTES_MAX {
-                return self.large_file(relative, path, file, &before);
-            }
-            let mut content = Vec::new();
-            (&mut file)
-                .take(BUFFERED_BYTES_MAX + 1)
-                .read_to_end(&mut content)
-                .map_err(SourceError::file("read", path))?;
-            let after = file
-                .metadata()
-                .map_err(SourceError::file("examine", path))?;
-            let still = state_of(&before) == state_of(&after)
-                && u64::try_from(content.len()).is_ok_and(|length| length == after.len())
-                && !is_fresh(&before, began);
-            if !still && attempt < ATTEMPTS {
-                // Until a change would show in the file's times again.
-                std::thread::sleep(FRESH);
-                continue;
-            }
-            if !still {
-                self.summary.changing.push(relative.clone());
-            }
-            let item = Item::from_metadata(relative, ItemKind::File, &before);
-            return self.hand_over_file(&item, &mut content.as_slice());
-        }
-        Ok(())
-    }
-
-    /// A file that is too large to be kept in memory goes to the sink as it is read. A sink takes
-    /// each path once, so there is no second attempt; a change is told.
-    fn large_file(
-        &mut self,
-        relative: String,
-        path: &Path,
-        file: File,
-        before: &Metadata,
-    ) -> Result<(), SourceError> {
-        let item = Item::from_metadata(relative, ItemKind::File, before);
-        let mut content = file;
-        self.hand_over_file(&item, &mut content)?;
-        let after = content
-            .metadata()
-            .map_err(SourceError::file("examine", path))?;
-        if state_of(before) != state_of(&after) {
-            self.summary.changing.push(item.path);
-        }
-        Ok(())
-    }
-
-    fn open(&mut self, relative: &str, path: &Path) -> Result<Option<File>, SourceError> {
-        // Without O_NONBLOCK, a pipe that took the file's place would block us for ever.
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        match rustix::fs::open(path, flags, Mode::empty()) {
-            Ok(file) => Ok(Some(File::from(file))),
-            Err(Errno::NOENT) => {
-                self.note(format!("{relative}: vanished before it was read"));
-                Ok(None)
-            }
-            Err(Errno::LOOP | Errno::NXIO) => {
-                self.note(format!(
-                    "{relative}: was replaced by something that is no file"
-                ));
-                Ok(None)
-            }
-            Err(error) => Err(SourceError::file("read", path)(error.into())),
-        }
-    }
-
-    fn hand_over_file(&mut self, item: &Item, content: &mut dyn Read) -> Result<(), SourceError> {
-        let mut counting = Counting {
-            content,
-            bytes: 0,
-            progress: self.progress,
-            cancel: self.cancel,
-        };
-        let taken = self.sink.file(item, &mut counting, ContentKind::Other);
-        let bytes = counting.bytes;
-        taken.map_err(|source| self.sink_failed(item, source))?;
-        self.summary.files += 1;
-        self.summary.entries += 1;
-        self.summary.bytes += bytes;
-        Ok(())
-    }
-
-    fn hand_over(&mut self, item: &Item) -> Result<(), SourceError> {
-        self.sink
-            .entry(item)
-            .map_err(|source| self.sink_failed(item, source))?;
-        self.summary.entries += 1;
-        Ok(())
-    }
-
-    fn sink_failed(&self, item: &Item, source: SinkError) -> SourceError {
-        if self.cancel.is_cancelled() {
-            SourceError::Cancelled {
-                what: "reading a folder",
-            }
-        } else {
-            SourceError::Sink {
-                item: item.path.clone(),
-                source,
-            }
-        }
-    }
-
-    fn note(&mut self, text: String) {
-        self.progress.note(&text);
-        self.summary.notes.push(text);
-    }
+fn threads() -> usize {
+    std::thread::available_parallelism()
+        .map_or(THREADS_MIN, NonZero::get)
+        .clamp(THREADS_MIN, THREADS_MAX)
 }
 
-/// Whether a file was changed so shortly before its reading began that another change meanwhile may
-/// bear the same time: kernels stamp files with the time of their last tick.
-fn is_fresh(metadata: &Metadata, began: DateTime<Utc>) -> bool {
-    let nanoseconds = u32::try_from(metadata.ctime_nsec()).unwrap_or(0);
-    DateTime::from_timestamp(metadata.ctime(), nanoseconds).is_some_and(|changed| {
-        let age = began.signed_duration_since(changed);
-        age.abs().to_std().is_ok_and(|age| age < FRESH)
-    })
+/// What changed at this moment or later may change again and bear the same time.
+fn racy_from_ns() -> i64 {
+    let racy = i64::try_from(RACY.as_nanos()).unwrap_or(i64::MAX);
+    let now = SystemClock.now().timestamp_nanos_opt();
+    now.map_or(i64::MIN, |now| now.saturating_sub(racy))
 }
 
-/// What changes when a file's content does. The change time cannot be set back by a program, the
-/// modification time can.
-fn state_of(metadata: &Metadata) -> (u64, u64, i64, i64, i64, i64) {
-    (
-        metadata.ino(),
-        metadata.len(),
-        metadata.mtime(),
-        metadata.mtime_nsec(),
-        metadata.ctime(),
-        metadata.ctime_nsec(),
-    )
-}
-
-/// Counts what is read, and ends the reading when the work is cancelled.
-struct Counting<'a> {
-    content: &'a mut dyn Read,
-    bytes: u64,
-    progress: &'a dyn Progress,
-    cancel: &'a CancellationToken,
-}
-
-impl Read for Counting<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.cancel.is_cancelled() {
-            return Err(io::Error::other("cancelled"));
+fn run(shared: &Shared<'_>, threads: usize) -> Result<CaptureSummary, SourceError> {
+    let result = Mutex::new(Ok(CaptureSummary::default()));
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                let done = Worker::new(shared).run();
+                let mut result = result.lock().unwrap_or_else(PoisonError::into_inner);
+                match (done, result.as_mut()) {
+                    (Ok(part), Ok(whole)) => whole.add(part),
+                    (Err(error), Ok(_)) => *result = Err(error),
+                    // The first failure is the one that is told.
+                    (_, Err(_)) => {}
+                }
+            });
         }
-        let count = self.content.read(buffer)?;
-        let bytes = u64::try_from(count).unwrap_or(0);
-        self.bytes += bytes;
-        self.progress.advance(bytes);
-        Ok(count)
-    }
+    });
+    let mut summary = result
+        .into_inner()
+        .unwrap_or_else(PoisonError::into_inner)?;
+    summary.notes.sort_unstable();
+    summary.changing.sort_unstable();
+    Ok(summary)
 }
