@@ -41,7 +41,7 @@ pub struct BackupOptions {
 pub async fn run(
     installation: &Installation,
     workload: &WorkloadName,
-    _options: &BackupOptions,
+    options: &BackupOptions,
     progress: Arc<dyn Progress>,
     cancel: CancellationToken,
 ) -> Result<RestorePoint, BackupError> {
@@ -51,6 +51,7 @@ pub async fn run(
         installation,
         workload: found,
         repository,
+        full: options.full,
         progress,
         cancel,
     };
@@ -69,6 +70,7 @@ struct Job<'a> {
     installation: &'a Installation,
     workload: Workload<'a>,
     repository: Repository,
+    full: bool,
     progress: Arc<dyn Progress>,
     cancel: CancellationToken,
 }

@@ -19,8 +19,13 @@ pub(super) async fn back_up(
     let writer = job.begin().await?;
     let (root, name) = (source.path.clone(), job.name().clone());
     let (progress, cancel) = (std::sync::Arc::clone(&job.progress), job.cancel.clone());
+    progress.phase("reading the folder", bytes_before(job).await);
+    let full = job.full;
     let (writer, entries) = blocking("read the folder", move || {
-        let sink = StoreSink::new(writer);
+        let sink = match full {
+            true => StoreSink::new(writer),
+            false => StoreSink::sparing_unchanged(writer),
+        };
         let entries = capture_folder(&root, &sink, progress.as_ref(), &cancel)?;
         if cancel.is_cancelled() {
             return Err(BackupError::Cancelled(name));
@@ -28,7 +33,7 @@ pub(super) async fn back_up(
         Ok((sink.into_writer(), entries))
     })
     .await?;
-    // Entries were read one after another: nothing in the point is later than this, which is what a
+    // Entries were read at different times: nothing in the point is later than this, which is what a
     // restore to "not later than" asks for.
     let moment = job.installation.clock.now();
     let position = Position::Files(FilesPosition { entries });
@@ -41,6 +46,19 @@ pub(super) async fn back_up(
     .await
 }
 
+/// How much the folder held at the last backup: the best guess there is before it was walked. Only what
+/// is shown depends on it, so the catalog is good enough.
+async fn bytes_before(job: &Job<'_>) -> Option<u64> {
+    let catalog = job.installation.catalog().await.ok()?;
+    let points = catalog.points(Some(job.name())).await.ok()?;
+    let of_the_folder = |point: &&RestorePoint| matches!(point.position, Position::Files(_));
+    let newest = points
+        .iter()
+        .filter(of_the_folder)
+        .max_by_key(|point| point.started)?;
+    Some(newest.bytes_source.0)
+}
+
 /// Hands a folder's entries to `sink` and returns their number.
 pub(super) fn capture_folder(
     root: &Path,
@@ -50,9 +68,6 @@ pub(super) fn capture_folder(
 ) -> Result<u64, BackupError> {
     let summary = dr_sources::files::capture(root, sink, progress, cancel)
         .map_err(source_error(format!("read {}", root.display())))?;
-    for note in &summary.notes {
-        progress.note(note);
-    }
     for path in &summary.changing {
         progress.note(&format!("{path} kept changing while it was read"));
     }

@@ -12,11 +12,25 @@ use crate::BackupError;
 #[derive(Debug)]
 pub(super) struct StoreSink {
     writer: BackupWriter,
+    /// Files that are as they were in the newest restore point need not be read.
+    spare_unchanged: bool,
 }
 
 impl StoreSink {
     pub(super) fn new(writer: BackupWriter) -> Self {
-        Self { writer }
+        Self {
+            writer,
+            spare_unchanged: false,
+        }
+    }
+
+    /// Takes over files of the newest restore point whose times and inode tell that they did not change.
+    /// For folders of people only: of a database, what its files hold is not told by their times.
+    pub(super) fn sparing_unchanged(writer: BackupWriter) -> Self {
+        Self {
+            writer,
+            spare_unchanged: true,
+        }
     }
 
     pub(super) fn into_writer(self) -> BackupWriter {
@@ -71,5 +85,12 @@ impl ItemSink for StoreSink {
         };
         self.writer.add_entry(meta(item), kind)?;
         Ok(())
+    }
+
+    fn unchanged(&self, item: &Item, size: u64) -> Result<bool, SinkError> {
+        if !self.spare_unchanged {
+            return Ok(false);
+        }
+        Ok(self.writer.add_unchanged(&meta(item), size)?)
     }
 }
