@@ -13,6 +13,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::RestoreError;
 use crate::error::{blocking, file_error, source_error, store_error};
+use crate::telling::Telling;
+use crate::threads;
 
 /// What was written.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -121,19 +123,30 @@ fn write(
     let bytes = wanted.iter().map(|entry| entry.size).sum();
     progress.phase("restoring the files", Some(bytes));
     let failed = || source_error(format!("restore into {}", into.display()));
-    let mut writer = FolderWriter::open(into).map_err(failed())?;
-    for entry in &wanted {
-        let item = item_of(entry);
-        if matches!(entry.kind, EntryKind::File) {
-            let mut content = |out: &mut dyn std::io::Write| {
-                repository.read_file(stored, entry, out).map_err(Into::into)
-            };
-            writer.file(&item, &mut content).map_err(failed())?;
-            progress.advance(entry.size);
-        } else {
-            writer.entry(&item).map_err(failed())?;
-        }
+    let reader = repository.reader(stored).map_err(store_error(
+        format!("read restore point {}", stored.point.id),
+        repository,
+    ))?;
+    let writer = FolderWriter::open(into).map_err(failed())?;
+    // Folders first, each after the one it lies in; then everything else may come in any order.
+    let (folders, others): (Vec<_>, Vec<_>) = wanted
+        .iter()
+        .partition(|entry| entry.kind == EntryKind::Folder);
+    for entry in folders {
+        writer.entry(&item_of(entry)).map_err(failed())?;
     }
+    threads::each(&others, |entry| {
+        let item = item_of(entry);
+        if entry.kind != EntryKind::File {
+            return writer.entry(&item).map_err(failed());
+        }
+        let mut content = |out: &mut dyn std::io::Write| {
+            let mut out = Telling { out, progress };
+            reader.read_file(entry, &mut out).map_err(Into::into)
+        };
+        writer.file(&item, &mut content).map_err(failed())
+    })?;
+    progress.phase("flushing the files", None);
     writer.finish().map_err(failed())?;
     Ok(FilesOutcome {
         entries: wanted.len() as u64,

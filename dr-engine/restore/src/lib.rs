@@ -19,6 +19,8 @@ mod plan;
 mod recovery;
 mod scratch;
 mod start;
+mod telling;
+mod threads;
 mod verify;
 
 pub use error::RestoreError;

@@ -20,6 +20,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::RestoreError;
 use crate::error::{blocking, store_error};
+use crate::telling::Telling;
+use crate::threads;
 use checks::Checks;
 
 /// What to verify, and how.
@@ -148,28 +150,31 @@ async fn read_everything(work: &Work<'_>, checks: &mut Checks) -> Result<(), Res
     let (repository, point) = (work.repository.clone(), work.point.clone());
     let (progress, cancel) = (Arc::clone(&work.progress), work.cancel.clone());
     let (files, segments) = blocking("read the restore point", move || {
-        let (stored, entries) = crate::files::read_point(&repository, &point.workload, &point.id)?;
+        let (stored, mut entries) =
+            crate::files::read_point(&repository, &point.workload, &point.id)?;
         progress.phase(
             "reading every file",
             Some(entries.iter().map(|e| e.size).sum()),
         );
-        let mut files = 0_u64;
-        for entry in entries
-            .iter()
-            .filter(|entry| entry.kind == dr_store::EntryKind::File)
-        {
+        let reader = repository
+            .reader(&stored)
+            .map_err(store_error(format!("read {}", point.id), &repository))?;
+        entries.retain(|entry| entry.kind == dr_store::EntryKind::File);
+        threads::each(&entries, |entry| {
             if cancel.is_cancelled() {
                 return Err(RestoreError::Cancelled(point.workload.clone()));
             }
-            repository
-                .read_file(&stored, entry, &mut std::io::sink())
-                .map_err(store_error(
-                    format!("read `{}` of {}", entry.meta.path, point.id),
-                    &repository,
-                ))?;
-            progress.advance(entry.size);
-            files += 1;
-        }
+            let mut out = Telling {
+                out: &mut std::io::sink(),
+                progress: progress.as_ref(),
+            };
+            reader.read_file(entry, &mut out).map_err(store_error(
+                format!("read `{}` of {}", entry.meta.path, point.id),
+                &repository,
+            ))?;
+            Ok(())
+        })?;
+        let files = entries.len();
         Ok((files, read_wal(&repository, &stored)?))
     })
     .await?;

@@ -1,7 +1,8 @@
 //! A PostgreSQL cluster: its files, what makes a server start from them, and last its control file.
 //!
 //! Order: folder; files (control file under a pending name); tablespace links; label and map;
-//! configuration; recovery settings; `backup_manifest`; everything flushed; the control file by rename.
+//! configuration; recovery settings; `backup_manifest`; everything flushed ([`Durability`]); the control
+//! file by rename.
 //! PostgreSQL refuses a data directory without a control file, so a crash before the last step leaves
 //! nothing that could be started by mistake.
 
@@ -14,11 +15,12 @@ use std::sync::Arc;
 use dr_backup::PostgresDetails;
 use dr_installation::Installation;
 use dr_model::{ByteCount, Progress};
+use dr_sources::files::Flush;
 use dr_sources::instance::{RunAs, give};
 use dr_sources::postgres::put_back::{
     self, ManifestFile, RecoveryAction, RecoverySettings, RecoveryTarget, WalRange,
 };
-use dr_store::{Repository, StoredPoint, TreeEntry};
+use dr_store::{PointReader, Repository, StoredPoint, TreeEntry};
 use tokio_util::sync::CancellationToken;
 
 use super::command::{archive_command, binary, restore_command};
@@ -63,6 +65,37 @@ pub(crate) enum Purpose {
     Copy,
     /// It is thrown away: nothing needs to be flushed.
     Scratch,
+}
+
+/// How what is restored is made durable, before the control file makes it startable.
+enum Durability {
+    /// Not at all: it is thrown away.
+    Spared,
+    /// Every file and folder by itself, as it is written.
+    EachFile,
+    /// The file systems as a whole, at the end.
+    Whole(Flush),
+}
+
+impl Durability {
+    /// To be asked before anything is written.
+    fn of(
+        purpose: Purpose,
+        folder: &Path,
+        tablespaces: &BTreeMap<u32, PathBuf>,
+    ) -> Result<Self, RestoreError> {
+        if purpose == Purpose::Scratch {
+            return Ok(Self::Spared);
+        }
+        let flush = Flush::default();
+        for place in std::iter::once(folder).chain(tablespaces.values().map(PathBuf::as_path)) {
+            let whole = flush.include_path(place);
+            if !whole.map_err(source_error("prepare the folder"))? {
+                return Ok(Self::EachFile);
+            }
+        }
+        Ok(Self::Whole(flush))
+    }
 }
 
 /// Restores a cluster into `plan.into`.
@@ -111,14 +144,24 @@ impl Job {
             .as_ref()
             .ok_or_else(|| RestoreError::NoFolder(self.plan.workload.clone()))?;
         let (stored, details, entries) = self.read_point()?;
+        let reader = self.repository.reader(&stored).map_err(store_error(
+            format!("read restore point {}", stored.point.id),
+            &self.repository,
+        ))?;
         let owner = server_user(into)?;
         let folder = prepare_folder(into, owner.as_ref())?;
         let mut notes = self.plan.notes.clone();
         let tablespaces = self.place_tablespaces(&folder, &details, owner.as_ref(), &mut notes)?;
-        let mut written =
-            self.write_files(&stored, &entries, &folder, &tablespaces, owner.as_ref())?;
+        let durability = Durability::of(self.purpose, &folder, &tablespaces)?;
+        let place = Destination {
+            folder: &folder,
+            tablespaces: &tablespaces,
+            owner: owner.as_ref(),
+            flush_each: matches!(durability, Durability::EachFile),
+        };
+        let mut written = self.write_files(&stored, &reader, &entries, &place)?;
         link_tablespaces(&folder, &tablespaces, owner.as_ref())?;
-        let mut generated = self.write_label(&stored, &entries, &folder, &tablespaces)?;
+        let mut generated = self.write_label(&reader, &entries, &place)?;
         generated.extend(self.write_config(&folder, &details, &mut notes)?);
         // A file that was rewritten is no longer the one that was captured.
         written
@@ -127,7 +170,7 @@ impl Job {
         written.manifest.extend(generated);
         self.write_recovery(&folder, replay, &details)?;
         self.write_manifest(&folder, &written)?;
-        self.settle(&folder, owner.as_ref())?;
+        self.settle(&place, &durability)?;
         put_back::finish(&folder).map_err(source_error("put the control file in place"))?;
         notes.extend(libraries_missing(&details));
         Ok(RestoreOutcome {
@@ -197,23 +240,24 @@ impl Job {
     fn write_files(
         &self,
         stored: &StoredPoint,
+        reader: &PointReader,
         entries: &[TreeEntry],
-        folder: &Path,
-        tablespaces: &BTreeMap<u32, PathBuf>,
-        owner: Option<&RunAs>,
+        place: &Destination<'_>,
     ) -> Result<Written, RestoreError> {
+        let Destination { folder, owner, .. } = *place;
         let bytes = entries.iter().map(|entry| entry.size).sum();
         self.progress.phase("restoring the files", Some(bytes));
         let config = folder.join(CONFIG_PENDING);
         let writer = Writer {
             repository: &self.repository,
+            reader,
             point: stored,
             workload: &self.plan.workload,
             data_directory: folder,
-            tablespaces,
+            tablespaces: place.tablespaces,
             captured_config: &config,
             owner,
-            durable: self.purpose != Purpose::Scratch,
+            flush_each: place.flush_each,
             progress: self.progress.as_ref(),
             cancel: &self.cancel,
         };
@@ -230,7 +274,7 @@ impl Job {
 
     fn read_label(
         &self,
-        stored: &StoredPoint,
+        reader: &PointReader,
         entries: &[TreeEntry],
         path: &str,
     ) -> Result<Option<Vec<u8>>, RestoreError> {
@@ -238,31 +282,28 @@ impl Job {
             return Ok(None);
         };
         let mut body = Vec::new();
-        self.repository
-            .read_file(stored, entry, &mut body)
-            .map_err(store_error(
-                format!("restore `{path}` of {}", stored.point.id),
-                &self.repository,
-            ))?;
+        reader.read_file(entry, &mut body).map_err(store_error(
+            format!("restore `{path}` of {}", self.plan.point.id),
+            &self.repository,
+        ))?;
         Ok(Some(body))
     }
 
     fn write_label(
         &self,
-        stored: &StoredPoint,
+        reader: &PointReader,
         entries: &[TreeEntry],
-        folder: &Path,
-        tablespaces: &BTreeMap<u32, PathBuf>,
+        place: &Destination<'_>,
     ) -> Result<Vec<ManifestFile>, RestoreError> {
         // Without its label the copy would start silently corrupt: from the wrong checkpoint.
         let label = self
-            .read_label(stored, entries, "label/backup_label")?
+            .read_label(reader, entries, "label/backup_label")?
             .ok_or_else(|| RestoreError::BadPoint {
-                point: stored.point.id.clone(),
+                point: self.plan.point.id.clone(),
                 what: "its backup_label is missing".to_owned(),
             })?;
-        let map = self.read_label(stored, entries, "label/tablespace_map")?;
-        put_back::write_label(folder, &label, map.as_deref(), tablespaces)
+        let map = self.read_label(reader, entries, "label/tablespace_map")?;
+        put_back::write_label(place.folder, &label, map.as_deref(), place.tablespaces)
             .map_err(source_error("write the label"))
     }
 
@@ -361,22 +402,38 @@ impl Job {
         .map_err(source_error("write the backup manifest"))
     }
 
-    /// Whatever was generated beside the restored files gets the same owner, and every folder entry is
-    /// flushed.
-    fn settle(&self, folder: &Path, owner: Option<&RunAs>) -> Result<(), RestoreError> {
+    /// Whatever was generated beside the restored files gets the same owner, and everything is flushed.
+    fn settle(&self, place: &Destination<'_>, durability: &Durability) -> Result<(), RestoreError> {
+        let folder = place.folder;
         for entry in fs::read_dir(folder).map_err(file_error("list", folder))? {
             let path = entry.map_err(file_error("list", folder))?.path();
-            give_all(&path, owner)?;
+            give_all(&path, place.owner)?;
         }
-        if self.purpose == Purpose::Scratch {
-            return Ok(());
+        match durability {
+            Durability::Spared => return Ok(()),
+            Durability::EachFile => {
+                for expected in FOLDERS_EXPECTED {
+                    sync_folder(&folder.join(expected))?;
+                }
+                sync_folder(folder)?;
+            }
+            Durability::Whole(flush) => {
+                self.progress.phase("flushing the files", None);
+                flush
+                    .flush()
+                    .map_err(source_error("flush the restored files"))?;
+            }
         }
-        for expected in FOLDERS_EXPECTED {
-            sync_folder(&folder.join(expected))?;
-        }
-        sync_folder(folder)?;
         sync_folder(folder.parent().unwrap_or(Path::new("/")))
     }
+}
+
+/// Where a cluster goes.
+struct Destination<'a> {
+    folder: &'a Path,
+    tablespaces: &'a BTreeMap<u32, PathBuf>,
+    owner: Option<&'a RunAs>,
+    flush_each: bool,
 }
 
 /// Gives a generated file, or a generated folder with what is in it, to the owner. Restored folders have

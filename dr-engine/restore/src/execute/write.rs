@@ -5,27 +5,26 @@ use std::fs::{self, OpenOptions};
 use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use dr_model::{Progress, WorkloadName};
 use dr_sources::instance::{RunAs, give};
 use dr_sources::postgres::put_back::{ManifestFile, Place, place};
-use dr_store::{EntryKind, Repository, StoredPoint, TreeEntry};
+use dr_store::{EntryKind, PointReader, Repository, StoredPoint, TreeEntry};
 use tokio_util::sync::CancellationToken;
 
 use super::folder::sync_folder;
 use crate::RestoreError;
 use crate::error::{file_error, source_error, store_error};
+use crate::telling::Telling;
+use crate::threads;
 
-/// Files fetched at the same time: enough to keep one disk and one decompressing core busy each.
-const FETCH_PARALLELISM: usize = 4;
 /// Between the repository's chunks and the file.
 const WRITE_BUFFER_BYTES: usize = 256 << 10;
 
 /// Where a cluster's files go.
 pub(super) struct Writer<'a> {
     pub(super) repository: &'a Repository,
+    pub(super) reader: &'a PointReader,
     pub(super) point: &'a StoredPoint,
     pub(super) workload: &'a WorkloadName,
     pub(super) data_directory: &'a Path,
@@ -34,8 +33,8 @@ pub(super) struct Writer<'a> {
     /// The folder for captured configuration.
     pub(super) captured_config: &'a Path,
     pub(super) owner: Option<&'a RunAs>,
-    /// Flush every file: not for throw-away copies.
-    pub(super) durable: bool,
+    /// Flush every file by itself: not for throw-away copies, nor where everything is flushed at once.
+    pub(super) flush_each: bool,
     pub(super) progress: &'a dyn Progress,
     pub(super) cancel: &'a CancellationToken,
 }
@@ -74,7 +73,9 @@ impl Writer<'_> {
                 folders.insert(parent.to_owned());
             }
         }
-        let written = self.files(&files)?;
+        threads::each(&files, |(path, _, entry)| self.file(path, entry))?;
+        let mut written = Written::default();
+        files.iter().for_each(|file| note(&mut written, file));
         for (path, target) in &links {
             // A tablespace's link points to its new place already.
             if fs::symlink_metadata(path).is_err() {
@@ -82,7 +83,7 @@ impl Writer<'_> {
                 self.give(path)?;
             }
         }
-        if self.durable {
+        if self.flush_each {
             folders.iter().try_for_each(|folder| sync_folder(folder))?;
         }
         Ok(written)
@@ -144,42 +145,6 @@ impl Writer<'_> {
         give(path, self.owner).map_err(source_error("write the restored files"))
     }
 
-    fn files(
-        &self,
-        files: &[(PathBuf, Option<String>, &TreeEntry)],
-    ) -> Result<Written, RestoreError> {
-        let next = AtomicUsize::new(0);
-        let failed = AtomicBool::new(false);
-        let result = Mutex::new(Ok(Written::default()));
-        std::thread::scope(|scope| {
-            for _ in 0..FETCH_PARALLELISM {
-                scope.spawn(|| {
-                    while let Some(job) = files.get(next.fetch_add(1, Ordering::Relaxed)) {
-                        if failed.load(Ordering::Relaxed) {
-                            break;
-                        }
-                        let done = self.file(&job.0, job.2);
-                        let mut result = result
-                            .lock()
-                            .unwrap_or_else(std::sync::PoisonError::into_inner);
-                        match (done, result.as_mut()) {
-                            (Ok(()), Ok(written)) => note(written, job),
-                            (Err(error), Ok(_)) => {
-                                failed.store(true, Ordering::Relaxed);
-                                *result = Err(error);
-                            }
-                            // The first failure is the one that is told.
-                            (_, Err(_)) => {}
-                        }
-                    }
-                });
-            }
-        });
-        result
-            .into_inner()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
-    }
-
     fn file(&self, path: &Path, entry: &TreeEntry) -> Result<(), RestoreError> {
         if self.cancel.is_cancelled() {
             return Err(RestoreError::Cancelled(self.workload.clone()));
@@ -191,12 +156,14 @@ impl Writer<'_> {
             .open(path)
             .map_err(file_error("create", path))?;
         let mut buffered = BufWriter::with_capacity(WRITE_BUFFER_BYTES, file);
-        self.repository
-            .read_file(self.point, entry, &mut buffered)
-            .map_err(store_error(
-                format!("restore `{}` of {}", entry.meta.path, self.point.point.id),
-                self.repository,
-            ))?;
+        let mut out = Telling {
+            out: &mut buffered,
+            progress: self.progress,
+        };
+        self.reader.read_file(entry, &mut out).map_err(store_error(
+            format!("restore `{}` of {}", entry.meta.path, self.point.point.id),
+            self.repository,
+        ))?;
         buffered.flush().map_err(file_error("write", path))?;
         let file = buffered
             .into_inner()
@@ -206,10 +173,9 @@ impl Writer<'_> {
         file.set_permissions(fs::Permissions::from_mode(entry.meta.mode & 0o7777))
             .map_err(file_error("set the rights of", path))?;
         self.give(path)?;
-        if self.durable {
+        if self.flush_each {
             file.sync_all().map_err(file_error("flush", path))?;
         }
-        self.progress.advance(entry.size);
         Ok(())
     }
 }
