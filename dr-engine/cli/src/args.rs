@@ -115,7 +115,8 @@ pub(crate) enum BackupCommand {
     Run {
         /// The workload.
         workload: String,
-        /// Reads everything. Every backup does so far; what is stored already is not stored again.
+        /// Reads everything. Otherwise files of a folder that did not change since the last backup, by
+        /// size, times and inode, are not read. What is stored already is not stored again.
         #[arg(long)]
         full: bool,
         /// Waits when another job of this workload runs.
