@@ -5,6 +5,7 @@
 //! (FastCDC), so that an insertion moves no later boundary; the cutting is keyed. A file that is not
 //! longer than the shortest chunk is one chunk, and nothing is computed for it.
 
+use std::cell::RefCell;
 use std::io::{self, Read};
 
 use fastcdc::v2020::{FastCDC, Normalization};
@@ -34,6 +35,16 @@ pub(crate) enum CutError<E> {
     Receiver(E),
 }
 
+thread_local! {
+    /// Where a thread reads to before it cuts. Kept from file to file: most files are small, and a buffer
+    /// of this size costs more to make than they cost to read.
+    static WINDOW: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Twice the longest chunk: no cut depends on more than the longest chunk, so where the window begins has
+/// no influence.
+const WINDOW_BYTES: usize = 2 * CONTENT_BYTES_MAX;
+
 /// Reads `source` to its end and hands it on in chunks, in order.
 pub(crate) fn cut<E>(
     source: &mut dyn Read,
@@ -43,62 +54,49 @@ pub(crate) fn cut<E>(
 ) -> Result<(), CutError<E>> {
     match cutting {
         Cutting::Pages => loop {
-            let chunk = read_up_to(source, PAGES_BYTES).map_err(CutError::Source)?;
+            let mut chunk = Vec::with_capacity(PAGES_BYTES);
+            fill(source, &mut chunk, PAGES_BYTES).map_err(CutError::Source)?;
             if chunk.is_empty() {
                 return Ok(());
             }
+            chunk.shrink_to_fit();
             each(chunk).map_err(CutError::Receiver)?;
         },
-        Cutting::Content => {
-            let mut start = read_up_to(source, CONTENT_BYTES_MIN).map_err(CutError::Source)?;
-            if start.len() < CONTENT_BYTES_MIN {
-                start.shrink_to_fit();
-                return match start.is_empty() {
-                    true => Ok(()),
-                    false => each(start).map_err(CutError::Receiver),
-                };
-            }
-            by_content(start, source, seed, each)
-        }
+        Cutting::Content => WINDOW.with_borrow_mut(|window| {
+            window.clear();
+            by_content(window, source, seed, each)
+        }),
     }
 }
 
-/// Reads until there are so many bytes or the source ends.
-fn read_up_to(source: &mut dyn Read, bytes: usize) -> io::Result<Vec<u8>> {
-    let mut data = Vec::new();
-    source.take(bytes as u64).read_to_end(&mut data)?;
-    Ok(data)
+/// Reads until there are so many bytes or the source ends; whether it ended.
+fn fill(source: &mut dyn Read, data: &mut Vec<u8>, bytes: usize) -> io::Result<bool> {
+    let room = bytes.saturating_sub(data.len()) as u64;
+    source.take(room).read_to_end(data)?;
+    Ok(data.len() < bytes)
 }
 
-/// Cuts what begins with `data`. A window of twice the longest chunk moves over the source: no cut
-/// depends on more than the longest chunk, so where the window begins has no influence.
 fn by_content<E>(
-    mut data: Vec<u8>,
+    data: &mut Vec<u8>,
     source: &mut dyn Read,
     seed: u64,
     mut each: impl FnMut(Vec<u8>) -> Result<(), E>,
 ) -> Result<(), CutError<E>> {
-    const WINDOW: usize = 2 * CONTENT_BYTES_MAX;
-    let mut at_end = false;
+    data.reserve(WINDOW_BYTES);
     loop {
-        while !at_end && data.len() < WINDOW {
-            let room = (WINDOW - data.len()) as u64;
-            at_end = source
-                .take(room)
-                .read_to_end(&mut data)
-                .map_err(CutError::Source)?
-                == 0;
-        }
-        let cutter = FastCDC::with_level_and_seed(
-            &data,
-            CONTENT_BYTES_MIN,
-            CONTENT_BYTES_AVERAGE,
-            CONTENT_BYTES_MAX,
-            Normalization::Level1,
-            seed,
-        );
+        let at_end = fill(source, data, WINDOW_BYTES).map_err(CutError::Source)?;
         let mut start = 0;
-        while start < data.len() && (at_end || data.len() - start >= CONTENT_BYTES_MAX) {
+        if at_end && data.len() <= CONTENT_BYTES_MIN {
+            start = data.len();
+            if start > 0 {
+                each(data.clone()).map_err(CutError::Receiver)?;
+            }
+        }
+        let cutter = (start < data.len()).then(|| cutter(data, seed));
+        while let Some(cutter) = &cutter
+            && start < data.len()
+            && (at_end || data.len() - start >= CONTENT_BYTES_MAX)
+        {
             let (_, end) = cutter.cut(start, data.len() - start);
             let chunk = data.get(start..end).unwrap_or_default().to_vec();
             each(chunk).map_err(CutError::Receiver)?;
@@ -107,8 +105,20 @@ fn by_content<E>(
         if at_end {
             return Ok(());
         }
+        drop(cutter);
         data.drain(..start);
     }
+}
+
+fn cutter(data: &[u8], seed: u64) -> FastCDC<'_> {
+    FastCDC::with_level_and_seed(
+        data,
+        CONTENT_BYTES_MIN,
+        CONTENT_BYTES_AVERAGE,
+        CONTENT_BYTES_MAX,
+        Normalization::Level1,
+        seed,
+    )
 }
 
 #[cfg(test)]

@@ -3,6 +3,8 @@
 
 #[cfg(feature = "testing")]
 pub use active::{kill_point, note};
+#[cfg(feature = "testing")]
+pub use figures::{OpenedIndex, fill_index, open_index};
 
 /// Does nothing in a release.
 #[cfg(not(feature = "testing"))]
@@ -57,5 +59,106 @@ mod active {
             "the journal {} cannot be written",
             journal.display()
         );
+    }
+}
+
+/// For measuring what the index costs with more chunks than a test would store.
+#[cfg(feature = "testing")]
+mod figures {
+    use std::time::{Duration, Instant};
+
+    use dr_model::WorkloadName;
+
+    use crate::format::header::Kind;
+    use crate::format::index::{self, IndexedPack};
+    use crate::format::pack::PackedChunk;
+    use crate::repo::index::index_prefix;
+    use crate::{Domain, Repository, StoreError};
+
+    /// Chunks of 256 KiB in a pack of 16 MiB that compressed to a quarter.
+    const CHUNKS_IN_A_PACK: usize = 256;
+    const PACKS_IN_AN_INDEX: usize = 256;
+
+    /// Stores index objects that name so many chunks of packs that do not exist.
+    ///
+    /// # Errors
+    /// When the place fails.
+    pub fn fill_index(
+        repository: &Repository,
+        workload: &WorkloadName,
+        chunks: usize,
+    ) -> Result<(), StoreError> {
+        let repo = repository.inner();
+        let keys = repo.data_keys_or_new(workload, &Domain::Workload)?;
+        let mut left = chunks;
+        while left > 0 {
+            let mut packs = Vec::new();
+            while left > 0 && packs.len() < PACKS_IN_AN_INDEX {
+                let count = left.min(CHUNKS_IN_A_PACK);
+                packs.push(random_pack(count));
+                left -= count;
+            }
+            let object = format!("{}{}", index_prefix(workload), dr_model::random::hex(16));
+            repo.put_sealed(&keys, Kind::Index, &object, &index::encode(&packs))?;
+        }
+        Ok(())
+    }
+
+    fn random_pack(chunks: usize) -> IndexedPack {
+        let mut id = [0; 16];
+        dr_model::random::fill(&mut id);
+        let mut names = vec![0; chunks * 32];
+        dr_model::random::fill(&mut names);
+        let chunk = |name: &[u8]| PackedChunk {
+            name: name.try_into().unwrap_or_default(),
+            stored: 65_000,
+            length: 262_144,
+        };
+        IndexedPack {
+            id,
+            chunks: names.chunks_exact(32).map(chunk).collect(),
+        }
+    }
+
+    /// What opening an index came to.
+    #[derive(Debug, Clone, Copy)]
+    pub struct OpenedIndex {
+        /// Chunks in it.
+        pub chunks: usize,
+        /// How long reading and merging its objects took.
+        pub open: Duration,
+        /// How long looking a chunk up takes, one that is not there, on average.
+        pub look_up: Duration,
+    }
+
+    /// Opens an index as a backup does.
+    ///
+    /// # Errors
+    /// When the place fails.
+    pub fn open_index(
+        repository: &Repository,
+        workload: &WorkloadName,
+    ) -> Result<OpenedIndex, StoreError> {
+        const LOOK_UPS: u32 = 1_000_000;
+        let began = Instant::now();
+        let index = repository.inner().load_index(workload)?;
+        let open = began.elapsed();
+        let mut names = vec![0; 32 * 4096];
+        dr_model::random::fill(&mut names);
+        let mut name = [0; 32];
+        let began = Instant::now();
+        let mut found = 0usize;
+        for number in 0..LOOK_UPS {
+            let from = usize::try_from(number).unwrap_or(0) * 31 % (names.len() - 32);
+            name.copy_from_slice(names.get(from..from + 32).unwrap_or(&[0; 32]));
+            found += usize::from(index.contains(&name));
+        }
+        let look_up = began.elapsed() / LOOK_UPS;
+        tracing::debug!(found, "looked up");
+        Ok(OpenedIndex {
+            chunks: index.chunks(),
+            open,
+            look_up,
+        })
     }
 }
