@@ -46,7 +46,7 @@ fn main() {
     }
     let key = RepositoryKey::generate();
     std::fs::create_dir_all(folder).unwrap();
-    std::fs::write(&key_file, key.to_text().as_bytes()).unwrap();
+    std::fs::write(&key_file, key.to_text().expect("a text").as_bytes()).unwrap();
     let repository = Repository::create(place, &key).unwrap();
     dr_store::testing::fill_index(&repository, &workload, chunks.parse().unwrap()).unwrap();
     let opened = std::process::Command::new(std::env::current_exe().unwrap())
