@@ -11,7 +11,7 @@ mod data;
 mod points;
 mod wal;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use dr_model::{Progress, RestorePoint, RestorePointId, WorkloadName};
@@ -91,6 +91,8 @@ struct Checker<'a> {
     points: Vec<RestorePoint>,
     /// What the lists of restore points say of each.
     listed: HashMap<RestorePointId, ChainedPoint>,
+    /// Points that a list says were taken off it.
+    removed: HashSet<RestorePointId>,
     /// WAL files that a restore point holds itself, by point.
     own_wal: HashMap<RestorePointId, BTreeSet<String>>,
 }
@@ -101,6 +103,8 @@ pub(crate) fn run(
     progress: &dyn Progress,
 ) -> Result<CheckReport, StoreError> {
     let repo = repository.inner();
+    // What is kept of keys would hide that one is gone.
+    repo.forget_keys();
     progress.phase("listing the repository", None);
     let listed = repo.list("")?;
     let mut checker = Checker {
@@ -120,6 +124,7 @@ pub(crate) fn run(
         workloads: BTreeMap::new(),
         points: Vec::new(),
         listed: HashMap::new(),
+        removed: HashSet::new(),
         own_wal: HashMap::new(),
     };
     checker.places();

@@ -5,7 +5,7 @@ use dr_model::WorkloadName;
 
 use super::Checker;
 use crate::StoreError;
-use crate::format::chain;
+use crate::format::chain::{self, ChainEvent};
 use crate::repo::chain::{CHAINS, ChainHead, chain_prefix};
 use crate::repo::points::point_name;
 
@@ -57,6 +57,9 @@ impl Checker<'_> {
                 } else if head.entry.previous_sha256.as_ref() != Some(&before.object_sha256) {
                     self.problem(&object, "it does not follow the entry before it");
                 }
+            }
+            if let ChainEvent::Removed(ids) = &head.entry.event {
+                self.removed.extend(ids.iter().cloned());
             }
             before = Some(head);
         }

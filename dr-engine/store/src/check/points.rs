@@ -9,6 +9,7 @@ use super::Checker;
 use crate::StoreError;
 use crate::crypto::sha256;
 use crate::format::ChunkName;
+use crate::format::point::PointObject;
 use crate::format::tree::{EntryKind, TreeEntry};
 use crate::repo::points::{POINTS, StoredPoint};
 use crate::repo::reader::PointReader;
@@ -30,11 +31,24 @@ impl Checker<'_> {
                     self.restore_point(&name, StoredPoint::of(found))?;
                 }
                 (Err(problem), Some(id)) => self.affects(problem, &id),
-                // In no list: never finished, or about to be deleted.
+                (Ok(Some((found, _))), None) => self.not_listed(&name, &found),
                 (_, _) => {}
             }
         }
         Ok(())
+    }
+
+    /// A point in no list was never finished (then its writer's session is still there) or is about to be
+    /// deleted (then a list says so). Else it was listed, and the list went back.
+    fn not_listed(&mut self, object: &str, found: &PointObject) {
+        let never_finished = self.objects.contains_key(&found.session);
+        if !never_finished && !self.removed.contains(&found.point.id) {
+            let problem = self.problem(
+                object,
+                "it was listed and is not any more: the newest lists of restore points are missing",
+            );
+            self.affects(problem, &found.point.id);
+        }
     }
 
     fn is_as_listed(&mut self, object: &str, id: &RestorePointId, data: &[u8]) {

@@ -12,6 +12,9 @@ use super::content::{Content, Reference};
 pub(crate) struct PointObject {
     pub(crate) point: RestorePoint,
     pub(crate) details: serde_json::Value,
+    /// The session of the writer. It is deleted when the point is listed: a point in no list whose session
+    /// is gone was listed once.
+    pub(crate) session: String,
     /// Ids of the data keys that contents are under, in hexadecimal digits; entries refer to them by
     /// number. The first is the workload's own, which the listing is under.
     pub(crate) data_keys: Vec<String>,

@@ -187,6 +187,11 @@ impl Repository {
 }
 
 impl Inner {
+    /// Reads keys anew from now on.
+    pub(crate) fn forget_keys(&self) {
+        self.known_keys.lock().clear();
+    }
+
     /// The data key of a domain; `None` before anything of it was stored, and after its key was
     /// destroyed.
     pub(crate) fn data_keys(

@@ -427,6 +427,7 @@ impl BackupWriter {
         let object = PointObject {
             point: point.clone(),
             details,
+            session: self.session.clone(),
             data_keys: keys
                 .iter()
                 .map(|(_, keys)| hex::encode(keys.id()))
