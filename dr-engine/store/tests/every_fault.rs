@@ -10,7 +10,9 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::indexing_slicing,
-    reason = "a test"
+    clippy::print_stdout,
+    clippy::needless_update,
+    reason = "a test that prints how many cases it tried"
 )]
 
 #[path = "every_fault/damage.rs"]
