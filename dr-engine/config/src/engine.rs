@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use dr_model::{RepositoryName, TierName, WorkloadKind, WorkloadName};
 use serde::{Deserialize, Serialize};
 
+use crate::S3Config;
+
 /// The engine file as written, with paths made absolute.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -32,22 +34,6 @@ pub struct RepositoryConfig {
     pub s3: Option<S3Config>,
     /// Where its key is found.
     pub key: KeySource,
-}
-
-/// Where an S3-compatible store is. Credentials come from the usual AWS chain, never from here.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct S3Config {
-    /// The bucket; it must exist.
-    pub bucket: String,
-    /// Put before every object name; may be empty.
-    #[serde(default)]
-    pub prefix: String,
-    /// The region.
-    pub region: String,
-    /// Another endpoint than AWS's own. Path-style addressing is used with it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub endpoint: Option<String>,
 }
 
 /// Where a key is found: exactly one of `file` and `env`.

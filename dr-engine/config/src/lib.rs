@@ -19,6 +19,7 @@ mod exercise;
 mod load;
 mod parse;
 mod runbook;
+mod s3;
 mod schedule;
 mod tier;
 mod yaml;
@@ -28,7 +29,7 @@ pub use drill::{
     SandboxConfig,
 };
 pub use engine::{
-    EngineFile, FilesSource, KeySource, NatsSource, PostgresSource, RepositoryConfig, S3Config,
+    EngineFile, FilesSource, KeySource, NatsSource, PostgresSource, RepositoryConfig,
     TenancyConfig, TenancyModel, TenantTable, WorkloadConfig, WorkloadSource,
 };
 pub use error::ConfigError;
@@ -37,6 +38,7 @@ pub use runbook::{
     ApprovalStep, BackupStep, CommandStep, RescueWalStep, RestoreStep, RunbookFile, StartStep,
     Step, StepLimits, TenantRestoreStep, VerifySqlStep, VerifyStreamStep,
 };
+pub use s3::{BandwidthConfig, InvalidRate, ObjectLockMode, Rate, S3Config};
 pub use schedule::with_seconds;
 pub use tier::{DrillSchedule, Retention, Schedule, Tier, VerifySchedule};
 pub use yaml::to_yaml;

@@ -206,6 +206,12 @@ fn validate_engine(engine: &EngineFile, path: &Path, text: &str) -> Result<(), C
                 "a local folder, or a bucket",
             ));
         }
+        if let Some(wrong) = repository.s3.as_ref().and_then(crate::S3Config::wrong) {
+            let here = format!("{name}:");
+            let route = ["repositories:", &here, wrong.key];
+            let hint = wrong.hint.to_owned();
+            return Err(invalid_at(path, text, &route, wrong.message, hint));
+        }
         if repository.key.file.is_some() == repository.key.env.is_some() {
             return Err(at(
                 format!("the key of repository `{name}` needs exactly one of `file` and `env`"),

@@ -304,6 +304,37 @@ fn what_a_workload_names_must_be_there() {
 }
 
 #[test]
+fn a_bucket_is_used_as_its_store_can_be() {
+    check(
+        r#"
+        dr.yaml | path: repository,  | s3: { bucket: b, region: r, path_stile: true },
+            3:39 | unknown key `path_stile` | `path_style`
+        dr.yaml | path: repository,  | s3: { bucket: b, region: r, path_style: perhaps },
+            3:51 | expected true or false |
+        dr.yaml | path: repository,  | s3: { bucket: b/erp, region: r },
+            3:17 | `b/erp` is no bucket | `prefix`
+        dr.yaml | path: repository,  | s3: { bucket: b, region: r, endpoint: store.example },
+            3:39 | the endpoint is no URL | https://HOST
+        dr.yaml | path: repository,  | s3: { bucket: b, region: r, bandwidth: { write: 20MB } },
+            3:59 | `20MB` is not a rate: write a whole number above 0 and KiB/s, MiB/s or GiB/s |
+        dr.yaml | path: repository,  | s3: { bucket: b, region: r, bandwidth: { writes: 20MiB/s } },
+            3:52 | unknown key `writes` | `write`
+        dr.yaml | path: repository,  | s3: { bucket: b, region: r, storage_class: cheap },
+            3:39 | `cheap` is no storage class | STANDARD_IA
+        dr.yaml | path: repository,  | s3: { bucket: b, region: r, storage_class: DEEP_ARCHIVE },
+            3:39 | objects in DEEP_ARCHIVE cannot be read at once | GLACIER_IR
+        dr.yaml | path: repository,  | s3: { bucket: b, region: r, object_lock: firm },
+            3:52 | unknown word `firm` | governance
+        "#,
+    );
+    let folder = Folder::new();
+    let all = "s3: { bucket: b, region: r, path_style: false, bandwidth: { write: 20MiB/s, read: 1GiB/s }, \
+               storage_class: STANDARD_IA, object_lock: compliance },";
+    folder.edit("dr.yaml", "path: repository,", all);
+    folder.load("dr.yaml").unwrap();
+}
+
+#[test]
 fn a_password_does_not_stand_in_a_file() {
     check(
         r#"

@@ -34,6 +34,16 @@ pub enum InstallationError {
         #[source]
         source: StoreError,
     },
+    /// The configuration asks for locks that the store does not keep.
+    #[error(
+        "repository `{repository}` asks for object_lock, which {place} ignores or does not know"
+    )]
+    NoObjectLock {
+        /// The repository.
+        repository: RepositoryName,
+        /// The bucket.
+        place: String,
+    },
     /// An operation on an opened repository failed.
     #[error("cannot {action} in repository {place}")]
     Store {
@@ -121,6 +131,11 @@ impl InstallationError {
             Self::Repository { source, .. } | Self::Store { source, .. } => source.hint(),
             Self::Catalog { action, .. } if *action == "open" => Some(
                 "`dr catalog rebuild` makes it anew from the repository; `dr init` creates a missing one"
+                    .to_owned(),
+            ),
+            Self::NoObjectLock { .. } => Some(
+                "use a bucket made with Object Lock on a store that honours it, or take `object_lock` \
+                 out; Object Lock cannot be had where nobody keeps to it"
                     .to_owned(),
             ),
             Self::NothingToAdopt { .. } => {

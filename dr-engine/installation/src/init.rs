@@ -160,6 +160,15 @@ fn create_repository(
     if let Some(path) = &config.path {
         create_folder(path).map_err(file_error("create", path))?;
     }
+    if config
+        .s3
+        .as_ref()
+        .is_some_and(|s3| s3.object_lock.is_some())
+    {
+        // Before anything is stored: a repository that was made could not be moved to another bucket.
+        let capabilities = backend.prepare().map_err(|error| failed(error.into()))?;
+        open::check_locks(name, config, &place, capabilities)?;
+    }
     Repository::create(backend, &key).map_err(failed)?;
     outcome
         .created

@@ -5,9 +5,12 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use dr_catalog::Catalog;
-use dr_config::{Config, RepositoryConfig, Workload};
+use dr_config::{Config, ObjectLockMode, RepositoryConfig, Workload};
 use dr_model::{Clock, RepositoryName, SystemClock, WorkloadName};
-use dr_store::{Backend, LocalBackend, Repository, S3Backend, S3Location};
+use dr_store::{
+    Backend, Bandwidth, Capabilities, LimitedBackend, LocalBackend, LockMode, Repository,
+    S3Backend, S3Location,
+};
 
 use crate::{InstallationError, key};
 
@@ -47,15 +50,45 @@ pub(crate) fn backend(
         prefix: s3.prefix.clone(),
         region: s3.region.clone(),
         endpoint: s3.endpoint.clone(),
+        path_style: s3.path_style,
+        storage_class: s3.storage_class.clone(),
+        lock_mode: match s3.object_lock {
+            Some(ObjectLockMode::Compliance) => LockMode::Compliance,
+            Some(ObjectLockMode::Governance) | None => LockMode::Governance,
+        },
         ..S3Location::default()
     };
-    S3Backend::connect(&location)
-        .map(|backend| Arc::new(backend) as Arc<dyn Backend>)
-        .map_err(|cause| InstallationError::Repository {
+    let backend = S3Backend::connect(&location).map_err(|cause| InstallationError::Repository {
+        repository: name.clone(),
+        place: format!("s3://{}/{}", s3.bucket, s3.prefix),
+        source: cause.into(),
+    })?;
+    let Some(limit) = s3.bandwidth else {
+        return Ok(Arc::new(backend));
+    };
+    let bandwidth = Bandwidth {
+        write: limit.write.map(|rate| rate.bytes_per_second),
+        read: limit.read.map(|rate| rate.bytes_per_second),
+    };
+    Ok(Arc::new(LimitedBackend::new(Arc::new(backend), bandwidth)))
+}
+
+/// Refuses a store that ignores the locks which the configuration asks for: what it kept would look
+/// protected and would not be.
+pub(crate) fn check_locks(
+    name: &RepositoryName,
+    config: &RepositoryConfig,
+    place: &str,
+    capabilities: Capabilities,
+) -> Result<(), InstallationError> {
+    let asked = config.s3.as_ref().and_then(|s3| s3.object_lock).is_some();
+    if asked && !capabilities.object_lock {
+        return Err(InstallationError::NoObjectLock {
             repository: name.clone(),
-            place: format!("s3://{}/{}", s3.bucket, s3.prefix),
-            source: cause.into(),
-        })
+            place: place.to_owned(),
+        });
+    }
+    Ok(())
 }
 
 fn open_repository(
@@ -65,11 +98,14 @@ fn open_repository(
     let backend = backend(name, config)?;
     let place = backend.describe();
     let key = key::read(name, &config.key, &place)?;
-    Repository::open(backend, &key).map_err(|source| InstallationError::Repository {
-        repository: name.clone(),
-        place,
-        source,
-    })
+    let opened =
+        Repository::open(backend, &key).map_err(|source| InstallationError::Repository {
+            repository: name.clone(),
+            place: place.clone(),
+            source,
+        })?;
+    check_locks(name, config, &place, opened.capabilities())?;
+    Ok(opened)
 }
 
 impl Installation {
@@ -207,4 +243,50 @@ pub fn open_for_wal(config_path: &Path) -> Result<Installation, InstallationErro
         Config::load_engine_only(config_path)?,
         Arc::new(SystemClock),
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use dr_config::{KeySource, S3Config};
+
+    use super::*;
+
+    fn bucket(object_lock: Option<ObjectLockMode>) -> RepositoryConfig {
+        RepositoryConfig {
+            path: None,
+            s3: Some(S3Config {
+                bucket: "acme-dr".to_owned(),
+                region: "us-east-1".to_owned(),
+                object_lock,
+                ..S3Config::default()
+            }),
+            key: KeySource {
+                file: Some("repository.key".into()),
+                env: None,
+            },
+        }
+    }
+
+    #[test]
+    fn a_store_that_ignores_the_locks_asked_for_is_refused() {
+        let name: RepositoryName = "main".parse().unwrap();
+        let ignores = Capabilities::default();
+        let honours = Capabilities {
+            object_lock: true,
+            ..ignores
+        };
+        let check = |config: &RepositoryConfig, capabilities| {
+            check_locks(&name, config, "s3://acme-dr", capabilities)
+        };
+        let asks = bucket(Some(ObjectLockMode::Compliance));
+        let error = check(&asks, ignores).unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .contains("asks for object_lock, which s3://acme-dr ignores")
+        );
+        assert!(error.hint().unwrap().contains("made with Object Lock"));
+        check(&asks, honours).unwrap();
+        check(&bucket(None), ignores).unwrap();
+    }
 }

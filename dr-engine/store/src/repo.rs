@@ -31,7 +31,7 @@ pub use reader::PointReader;
 pub use wal::{WalInfo, WalPut};
 pub use writer::{BackupWriter, WriteOptions};
 
-use crate::backend::{Backend, PutOutcome, TRIAL};
+use crate::backend::{Backend, Capabilities, PutOutcome, TRIAL};
 use crate::crypto::{Keys, RepositoryKey, random_secret};
 use crate::format::header::Kind;
 use crate::format::repository::{self as marker, RepositoryObject};
@@ -54,6 +54,7 @@ pub(crate) struct Inner {
     place: String,
     pub(crate) id: RepositoryId,
     id_text: String,
+    capabilities: Capabilities,
     pub(crate) master: Keys,
     /// The id of the key slot that opened.
     pub(crate) opened_slot: String,
@@ -193,6 +194,7 @@ impl Repository {
                 place,
                 id: object.id,
                 id_text: hex::encode(object.id),
+                capabilities: object.capabilities,
                 master,
                 opened_slot: slot,
                 known_keys: KnownKeys::default(),
@@ -206,6 +208,23 @@ impl Repository {
     #[must_use]
     pub fn id(&self) -> &str {
         &self.inner.id_text
+    }
+
+    /// What the place was seen to do when the repository was created.
+    #[must_use]
+    pub fn capabilities(&self) -> Capabilities {
+        self.inner.capabilities
+    }
+
+    /// Tries again what the place can do; nothing recorded changes.
+    ///
+    /// # Errors
+    /// When the place does not answer or cannot be written.
+    pub fn probe_capabilities(&self) -> Result<Capabilities, StoreError> {
+        self.inner
+            .backend
+            .probe_capabilities()
+            .map_err(self.inner.failed("trying what the place can do".to_owned()))
     }
 
     /// The place, for people.

@@ -10,7 +10,9 @@
 
 use std::time::Duration;
 
-use dr_store::{Backend, BackendError, Patience, PutOutcome, S3Backend, S3Location};
+use dr_store::{
+    Backend, BackendError, LockMode, Patience, PutOptions, PutOutcome, S3Backend, S3Location,
+};
 use dr_testkit::{ACCESS_KEY, FaultyProxy, ProxyFault, ProxyRule, S3Server, SECRET_KEY};
 
 const BUCKET: &str = "acme-dr";
@@ -328,6 +330,50 @@ fn a_write_says_what_it_is_and_what_it_wants() {
     assert!(headers.contains("if-none-match: *"), "{headers}");
     let path_style = put.target.starts_with(&format!("/{BUCKET}/erp/data/x"));
     assert!(path_style, "{}", put.target);
+}
+
+#[test]
+fn storage_class_and_lock_are_really_asked_for() {
+    let server = S3Server::start(BUCKET).unwrap();
+    let proxy = FaultyProxy::start(&server.endpoint()).unwrap();
+    let place = S3Location {
+        storage_class: Some("REDUCED_REDUNDANCY".to_owned()),
+        lock_mode: LockMode::Compliance,
+        ..location(proxy.endpoint())
+    };
+    // One that was told nothing of the store asks for everything.
+    let backend = S3Backend::connect_patiently(&place, ACCESS_KEY, SECRET_KEY, quick()).unwrap();
+    let options = PutOptions {
+        retain_until: chrono::DateTime::from_timestamp(4_000_000_000, 0),
+        ..PutOptions::default()
+    };
+    let large = vec![0; 6 << 20];
+    backend.put_new_with("data/x", b"x", &options).unwrap();
+    backend
+        .put_new_with("data/large", &large, &options)
+        .unwrap();
+    backend.put_new("data/y", b"y").unwrap();
+    let headers = |method: &str, target: &str| {
+        let seen = proxy.seen();
+        let asked = seen
+            .iter()
+            .find(|request| request.method == method && request.target.contains(target));
+        asked.unwrap().headers.to_lowercase()
+    };
+    for asked in [
+        headers("PUT", "data/x"),
+        headers("POST", "data/large?uploads"),
+    ] {
+        for line in [
+            "x-amz-storage-class: reduced_redundancy",
+            "x-amz-object-lock-mode: compliance",
+            "x-amz-object-lock-retain-until-date: 2096-10-02t07:06:40z",
+        ] {
+            assert!(asked.contains(line), "no {line}: {asked}");
+        }
+    }
+    let unlocked = headers("PUT", "data/y");
+    assert!(unlocked.contains("x-amz-storage-class") && !unlocked.contains("object-lock"));
 }
 
 #[test]

@@ -79,5 +79,6 @@ fn adopt_source(text: &str, arguments: &InitArgs) -> Result<AdoptSource, Failure
         prefix: prefix.trim_end_matches('/').to_owned(),
         region: arguments.region.clone(),
         endpoint: arguments.endpoint.clone(),
+        ..S3Config::default()
     }))
 }

@@ -1,0 +1,198 @@
+//! A bucket of an S3-compatible store, as `dr.yaml` names it.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// Where an S3-compatible store is and how it is used. Credentials come from the usual AWS chain, never
+/// from here.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct S3Config {
+    /// The bucket; it must exist.
+    pub bucket: String,
+    /// Put before every object name; may be empty.
+    #[serde(default)]
+    pub prefix: String,
+    /// The region.
+    pub region: String,
+    /// Another endpoint than AWS's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<String>,
+    /// Whether the bucket is named in the path and not in the host name. When left out: with an
+    /// `endpoint`, yes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path_style: Option<bool>,
+    /// The most that is sent and received.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bandwidth: Option<BandwidthConfig>,
+    /// The storage class of every object (`STANDARD_IA`); the bucket's own when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub storage_class: Option<String>,
+    /// Asks the store for locks, in this mode. A store that does not honour them is refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub object_lock: Option<ObjectLockMode>,
+}
+
+/// How firmly objects are locked (S3's words).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ObjectLockMode {
+    /// Whoever holds `s3:BypassGovernanceRetention` can lift a lock.
+    Governance,
+    /// Nobody can, the account's owner included.
+    Compliance,
+}
+
+/// A limit for each direction; a direction left out has none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BandwidthConfig {
+    /// To the store: backups and WAL.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub write: Option<Rate>,
+    /// From the store: restores too, so that a limit lengthens them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub read: Option<Rate>,
+}
+
+/// Bytes in a second, written `512KiB/s`, `20MiB/s` or `1GiB/s`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Rate {
+    /// The number.
+    pub bytes_per_second: u64,
+}
+
+/// A text that is not a rate.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "`{0}` is not a rate: write a whole number above 0 and KiB/s, MiB/s or GiB/s, like 20MiB/s"
+)]
+pub struct InvalidRate(String);
+
+const UNITS: [(&str, u64); 3] = [("GiB/s", 1 << 30), ("MiB/s", 1 << 20), ("KiB/s", 1 << 10)];
+
+impl FromStr for Rate {
+    type Err = InvalidRate;
+
+    fn from_str(text: &str) -> Result<Self, InvalidRate> {
+        let invalid = || InvalidRate(text.to_owned());
+        let (number, factor) = UNITS
+            .iter()
+            .find_map(|(unit, factor)| Some((text.strip_suffix(unit)?, *factor)))
+            .ok_or_else(invalid)?;
+        let only_digits = number.bytes().all(|byte| byte.is_ascii_digit());
+        let bytes_per_second = number
+            .parse::<u64>()
+            .ok()
+            .filter(|number| only_digits && *number > 0)
+            .and_then(|number| number.checked_mul(factor))
+            .ok_or_else(invalid)?;
+        Ok(Self { bytes_per_second })
+    }
+}
+
+impl fmt::Display for Rate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Made from one of the units, so the smallest always fits.
+        let (unit, factor) = UNITS
+            .iter()
+            .find(|(_, factor)| self.bytes_per_second.is_multiple_of(*factor))
+            .unwrap_or(&("KiB/s", 1 << 10));
+        write!(f, "{}{unit}", self.bytes_per_second / factor)
+    }
+}
+
+impl TryFrom<String> for Rate {
+    type Error = InvalidRate;
+
+    fn try_from(text: String) -> Result<Self, InvalidRate> {
+        text.parse()
+    }
+}
+
+impl From<Rate> for String {
+    fn from(rate: Rate) -> Self {
+        rate.to_string()
+    }
+}
+
+/// A key of the `s3` section whose value cannot be used.
+pub(crate) struct Wrong {
+    /// The key, as written.
+    pub(crate) key: &'static str,
+    pub(crate) message: String,
+    pub(crate) hint: &'static str,
+}
+
+/// Classes from which an object must be brought back, for hours, before it can be read.
+const ARCHIVES: [&str; 2] = ["GLACIER", "DEEP_ARCHIVE"];
+
+impl S3Config {
+    /// What is wrong in it, beyond its types.
+    pub(crate) fn wrong(&self) -> Option<Wrong> {
+        let wrong = |key, message, hint| Some(Wrong { key, message, hint });
+        if self.bucket.is_empty() || self.bucket.contains('/') {
+            return wrong(
+                "bucket:",
+                format!("`{}` is no bucket", self.bucket),
+                "the bucket's name alone; what comes before object names is `prefix`",
+            );
+        }
+        if let Some(endpoint) = &self.endpoint {
+            let host = endpoint
+                .strip_prefix("https://")
+                .or_else(|| endpoint.strip_prefix("http://"));
+            if host.is_none_or(|host| host.is_empty() || host.contains('@')) {
+                return wrong(
+                    "endpoint:",
+                    "the endpoint is no URL of a store".to_owned(),
+                    "https://HOST or http://HOST:PORT, without credentials",
+                );
+            }
+        }
+        if let Some(class) = &self.storage_class {
+            let is_name = !class.is_empty()
+                && class
+                    .bytes()
+                    .all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_');
+            if !is_name {
+                return wrong(
+                    "storage_class:",
+                    format!("`{class}` is no storage class"),
+                    "the store's own name in capitals, like STANDARD_IA or GLACIER_IR",
+                );
+            }
+            if ARCHIVES.contains(&class.as_str()) {
+                return wrong(
+                    "storage_class:",
+                    format!("objects in {class} cannot be read at once"),
+                    "keys, indexes and lists are read with every backup; use a class that answers at once, \
+                     like STANDARD_IA or GLACIER_IR",
+                );
+            }
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rate_is_read_as_it_is_written() {
+        for (text, bytes) in [("1KiB/s", 1024), ("20MiB/s", 20 << 20), ("3GiB/s", 3 << 30)] {
+            let rate: Rate = text.parse().unwrap();
+            assert_eq!(rate.bytes_per_second, bytes);
+            assert_eq!(rate.to_string(), text);
+        }
+        for bad in [
+            "20MiB", "20", "20MB/s", "0KiB/s", "-1KiB/s", "+1KiB/s", "1.5MiB/s", "/s", "",
+        ] {
+            assert!(bad.parse::<Rate>().is_err(), "{bad}");
+        }
+    }
+}
