@@ -26,6 +26,10 @@ pub struct Tier {
     /// When recovery is exercised.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drill: Option<DrillSchedule>,
+    /// How long nobody may delete a restore point's data, whatever their rights (Object Lock). Every
+    /// repository of the tier's workloads must be a bucket that honours locks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lock: Option<HumanDuration>,
     /// zstd level for this tier's data, 1 to 19.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub compression: Option<i32>,

@@ -27,6 +27,7 @@ use crate::repo::chain::CHAINS;
 use crate::repo::index::Index;
 use crate::repo::index::table::ShortName;
 use crate::repo::keys::{Domain, SLOTS, TENANT_KEYS, WORKLOAD_KEYS, workload_key_name};
+use crate::repo::lock::LOCKS;
 use crate::repo::points::POINTS;
 use crate::repo::session::{CONDEMNED, SESSIONS};
 use crate::{Repository, StoreError};
@@ -192,7 +193,7 @@ impl Checker<'_> {
 
     /// Every object lies where its kind belongs.
     fn places(&mut self) {
-        const FOLDERS: [&str; 11] = [
+        const FOLDERS: [&str; 12] = [
             SLOTS,
             WORKLOAD_KEYS,
             TENANT_KEYS,
@@ -201,6 +202,7 @@ impl Checker<'_> {
             POINTS,
             "wal/",
             "records/",
+            LOCKS,
             CHAINS,
             SESSIONS,
             CONDEMNED,

@@ -201,6 +201,12 @@ pub enum StoreError {
         /// The place.
         place: String,
     },
+    /// The tier asks for a lock that the store does not honour.
+    #[error("{place} does not lock objects: the tier's `lock` cannot be kept there")]
+    CannotLock {
+        /// The place.
+        place: String,
+    },
     /// An earlier failure of the same backup.
     #[error("this backup cannot be finished: storing a pack failed before")]
     WriterFailed,
@@ -268,6 +274,11 @@ impl StoreError {
             Self::SessionEnded { .. } => Some(
                 "`dr repo prune` ends sessions that seem dead; run the backup again, and see why it \
                  stood still for so long"
+                    .to_owned(),
+            ),
+            Self::CannotLock { .. } => Some(
+                "use a bucket made with Object Lock on a store that honours it, or take `lock` out \
+                 of the tier"
                     .to_owned(),
             ),
             Self::Condemned { .. } | Self::WriterFailed => {

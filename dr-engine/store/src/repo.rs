@@ -12,6 +12,7 @@ pub(crate) mod chain;
 pub(crate) mod fetch;
 pub(crate) mod index;
 pub(crate) mod keys;
+pub(crate) mod lock;
 pub(crate) mod points;
 pub(crate) mod reader;
 mod records;
@@ -31,7 +32,7 @@ pub use reader::PointReader;
 pub use wal::{WalInfo, WalPut};
 pub use writer::{BackupWriter, WriteOptions};
 
-use crate::backend::{Backend, Capabilities, PutOutcome, TRIAL};
+use crate::backend::{Backend, Capabilities, PutOptions, PutOutcome, TRIAL};
 use crate::crypto::{Keys, RepositoryKey, random_secret};
 use crate::format::header::Kind;
 use crate::format::repository::{self as marker, RepositoryObject};
@@ -305,8 +306,17 @@ impl Inner {
     }
 
     pub(crate) fn put_new(&self, object: &str, body: &[u8]) -> Result<PutOutcome, StoreError> {
+        self.put_new_with(object, body, &PutOptions::default())
+    }
+
+    pub(crate) fn put_new_with(
+        &self,
+        object: &str,
+        body: &[u8],
+        options: &PutOptions,
+    ) -> Result<PutOutcome, StoreError> {
         self.backend
-            .put_new(object, body)
+            .put_new_with(object, body, options)
             .map_err(self.failed(format!("storing `{object}`")))
     }
 
@@ -324,9 +334,20 @@ impl Inner {
         object: &str,
         body: &[u8],
     ) -> Result<PutOutcome, StoreError> {
+        self.put_sealed_with(keys, kind, object, body, &PutOptions::default())
+    }
+
+    pub(crate) fn put_sealed_with(
+        &self,
+        keys: &Keys,
+        kind: Kind,
+        object: &str,
+        body: &[u8],
+        options: &PutOptions,
+    ) -> Result<PutOutcome, StoreError> {
         let data = sealed::encode(&self.id, keys, kind, object, body)
             .map_err(encode_failed("an object"))?;
-        self.put_new(object, &data)
+        self.put_new_with(object, &data, options)
     }
 
     /// Reads an object of one sealed frame.

@@ -220,3 +220,140 @@ fn a_bucket_without_locks_is_recognised() {
     );
     assert_eq!(backend.lock_of("data/aa/x").unwrap(), None);
 }
+
+/// The same place for a single writer: Ceph 16 ignores `If-None-Match` in a bucket with versions, so that
+/// no repository is kept there; with one writer, asking before writing is enough.
+#[derive(Debug)]
+struct Alone(S3Backend);
+
+impl Backend for Alone {
+    fn describe(&self) -> String {
+        self.0.describe()
+    }
+    fn put_new_with(
+        &self,
+        name: &str,
+        body: &[u8],
+        options: &PutOptions,
+    ) -> Result<PutOutcome, BackendError> {
+        match self.0.get(name)? {
+            Some(_) => Ok(PutOutcome::Exists),
+            None => self.0.put_new_with(name, body, options),
+        }
+    }
+    fn now(&self) -> Result<DateTime<Utc>, BackendError> {
+        self.0.now()
+    }
+    fn get(&self, name: &str) -> Result<Option<Vec<u8>>, BackendError> {
+        self.0.get(name)
+    }
+    fn get_range(
+        &self,
+        name: &str,
+        offset: u64,
+        length: u64,
+    ) -> Result<Option<Vec<u8>>, BackendError> {
+        self.0.get_range(name, offset, length)
+    }
+    fn list(&self, prefix: &str) -> Result<Vec<dr_store::ObjectEntry>, BackendError> {
+        self.0.list(prefix)
+    }
+    fn delete(&self, name: &str) -> Result<(), BackendError> {
+        self.0.delete(name)
+    }
+    fn prepare(&self) -> Result<Capabilities, BackendError> {
+        let found = self.0.prepare()?;
+        Ok(Capabilities {
+            put_if_absent: true,
+            put_if_absent_raced: true,
+            ..found
+        })
+    }
+    fn probe_capabilities(&self) -> Result<Capabilities, BackendError> {
+        self.prepare()
+    }
+    fn assume(&self, capabilities: Capabilities) {
+        self.0.assume(capabilities);
+    }
+    fn lock_of(&self, name: &str) -> Result<Option<dr_store::Lock>, BackendError> {
+        self.0.lock_of(name)
+    }
+    fn extend_lock(&self, name: &str, until: DateTime<Utc>) -> Result<(), BackendError> {
+        self.0.extend_lock(name, until)
+    }
+}
+
+#[test]
+fn a_restore_point_is_locked_with_all_it_needs_and_a_newer_one_extends_what_it_shares() {
+    use dr_store::{Cutting, Repository, RepositoryKey, WriteOptions};
+    let Some((real, location, _)) = place(LockMode::Governance) else {
+        return;
+    };
+    let location = S3Location {
+        prefix: "locked".to_owned(),
+        ..location
+    };
+    let connect = || std::sync::Arc::new(Alone(real.connect(&location, Patience::default())));
+    let key = RepositoryKey::generate();
+    let repository = Repository::create(connect(), &key).unwrap();
+    let erp: dr_model::WorkloadName = "erp".parse().unwrap();
+    let back_up = |seconds: i64, hours: u64| {
+        let options = WriteOptions {
+            lock: Some(std::time::Duration::from_secs(hours * 3600)),
+            ..WriteOptions::default()
+        };
+        let writer = repository.begin(&erp, options).unwrap();
+        let mut noise = vec![0; 300_000];
+        for (place, byte) in noise.iter_mut().enumerate() {
+            *byte = u8::try_from(place * place % 251).unwrap();
+        }
+        for (path, shift) in [("shared", 0), ("own", usize::try_from(seconds).unwrap())] {
+            let content = noise[shift..].to_vec();
+            let meta = dr_testkit::meta(path);
+            writer
+                .add_file(meta, &mut content.as_slice(), Cutting::Pages)
+                .unwrap();
+        }
+        let at = DateTime::from_timestamp(1_790_000_000 + seconds, 0).unwrap();
+        let point = dr_testkit::files_point("erp", at);
+        writer.finish(point, serde_json::Value::Null).unwrap()
+    };
+    let backend = connect();
+    let lock_of = |name: &str| backend.lock_of(name).unwrap().map(|lock| lock.until);
+    let names = |prefix: &str| -> Vec<String> {
+        let listed = backend.list(prefix).unwrap();
+        listed.into_iter().map(|entry| entry.name).collect()
+    };
+    // As whoever opens the repository is told.
+    backend.assume(repository.capabilities());
+    let now = backend.now().unwrap();
+    let first = back_up(1, 10);
+    let old_packs = names("data/");
+    for name in ["data/", "index/", "points/", "chain/", "keys/"]
+        .iter()
+        .flat_map(|prefix| names(prefix))
+        .chain(["repository".to_owned()])
+    {
+        let ends = lock_of(&name).unwrap_or_else(|| panic!("{name} is not locked"));
+        assert!(ends >= now + TimeDelta::hours(10), "{name}: {ends}");
+        assert!(ends <= now + TimeDelta::hours(13), "{name}: {ends}");
+    }
+    back_up(2, 100);
+    for name in &old_packs {
+        let ends = lock_of(name).unwrap();
+        assert!(
+            ends >= now + TimeDelta::hours(100),
+            "{name} is shared and its lock was not extended: {ends}"
+        );
+    }
+    let manifest = format!("points/{}", first.id);
+    let own = lock_of(&manifest).unwrap();
+    assert!(own <= now + TimeDelta::hours(13), "nobody needs it longer");
+    // Within one step nothing is asked for again: one record for each of the two periods.
+    back_up(3, 100);
+    assert_eq!(names("locks/erp/").len(), 3);
+    assert!(matches!(
+        backend.delete(&old_packs[0]),
+        Err(BackendError::Locked { .. })
+    ));
+}

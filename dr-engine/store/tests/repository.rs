@@ -110,6 +110,7 @@ fn several_threads_fill_one_restore_point() {
         compression_level: 1,
         workers: 3,
         uploads: Some(1),
+        lock: None,
     };
     let writer = place.repository.begin(&erp(), options).unwrap();
     let bodies: Vec<Vec<u8>> = (0..4).map(|_| noise(12_000_000)).collect();

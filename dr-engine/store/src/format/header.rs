@@ -33,6 +33,7 @@ pub(crate) enum Kind {
     Chain = 9,
     Session = 10,
     Condemned = 11,
+    Lock = 12,
 }
 
 /// A decoded header.

@@ -10,7 +10,7 @@ use dr_model::{RestorePoint, RestorePointId, WorkloadName};
 use super::points::{POINTS, point_name};
 use super::{Inner, encode_failed};
 use crate::StoreError;
-use crate::backend::PutOutcome;
+use crate::backend::{PutOptions, PutOutcome};
 use crate::crypto::sha256;
 use crate::format::chain::{self, ChainEntry, ChainEvent, ChainedPoint};
 use crate::format::header::Kind;
@@ -98,12 +98,13 @@ impl Inner {
         point: &RestorePoint,
         object: &[u8],
         at: DateTime<Utc>,
+        options: &PutOptions,
     ) -> Result<(), StoreError> {
         let chained = ChainedPoint {
             point: point.clone(),
             object_sha256: hex::encode(sha256(object)),
         };
-        self.chain_append(&point.workload, at, &|points| {
+        self.chain_append(&point.workload, at, options, &|points| {
             points.retain(|known| known.point.id != chained.point.id);
             points.push(chained.clone());
             points.sort_by(|left, right| {
@@ -121,7 +122,7 @@ impl Inner {
         ids: &[RestorePointId],
         at: DateTime<Utc>,
     ) -> Result<(), StoreError> {
-        self.chain_append(workload, at, &|points| {
+        self.chain_append(workload, at, &PutOptions::default(), &|points| {
             let before = points.len();
             points.retain(|known| !ids.contains(&known.point.id));
             (points.len() < before).then(|| ChainEvent::Removed(ids.to_vec()))
@@ -134,6 +135,7 @@ impl Inner {
         &self,
         workload: &WorkloadName,
         at: DateTime<Utc>,
+        options: &PutOptions,
         change: &dyn Fn(&mut Vec<ChainedPoint>) -> Option<ChainEvent>,
     ) -> Result<(), StoreError> {
         let prefix = chain_prefix(workload);
@@ -161,7 +163,7 @@ impl Inner {
             let object = chain::object_name(&prefix, sequence);
             let data = sealed::encode(&self.id, &self.master, Kind::Chain, &object, &body)
                 .map_err(encode_failed("the list of restore points"))?;
-            if self.put_new(&object, &data)? == PutOutcome::Stored {
+            if self.put_new_with(&object, &data, options)? == PutOutcome::Stored {
                 return Ok(());
             }
         }

@@ -20,6 +20,7 @@ mod previous;
 
 use std::collections::{HashMap, HashSet};
 use std::io::Read;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -59,6 +60,8 @@ pub struct WriteOptions {
     /// Packs on their way to the repository at once; bounds memory. As many as the place is good for
     /// when left out.
     pub uploads: Option<usize>,
+    /// How long nobody may delete what the restore point needs; the store must honour locks.
+    pub lock: Option<Duration>,
 }
 
 impl Default for WriteOptions {
@@ -68,6 +71,7 @@ impl Default for WriteOptions {
             compression_level: 1,
             workers: cores.min(4),
             uploads: None,
+            lock: None,
         }
     }
 }
@@ -82,6 +86,7 @@ pub struct BackupWriter {
     pipeline: Pipeline,
     previous: OnceLock<Option<Previous>>,
     loading: Mutex<()>,
+    session_stays: AtomicBool,
 }
 
 impl Repository {
@@ -105,6 +110,10 @@ impl Repository {
         let keys = repo.data_keys_or_new(workload, &Domain::Workload)?;
         let session = repo.begin_session(workload, Utc::now())?;
         kill_point("store.after-session");
+        let lock = options
+            .lock
+            .map(|period| repo.plan_lock(workload, period))
+            .transpose()?;
         // From here on prune waits for us; what it condemned before, nobody may rely on.
         let condemned = repo.condemned(workload)?;
         // Index first, packs second: a pack in the index is older than its index object.
@@ -118,6 +127,7 @@ impl Repository {
             self.clone(),
             workload.clone(),
             options.compression_level,
+            lock,
             known,
             usable,
         );
@@ -131,6 +141,7 @@ impl Repository {
             pipeline: Pipeline::start(packs, options.workers.max(1), uploads.max(1))?,
             previous: OnceLock::new(),
             loading: Mutex::new(()),
+            session_stays: AtomicBool::new(false),
         })
     }
 }
@@ -290,6 +301,7 @@ impl BackupWriter {
         point.bytes_source = ByteCount(entries.iter().map(|entry| entry.size).sum());
         point.bytes_added = ByteCount(self.pipeline.shared.packs.bytes_added());
         self.verify_present(&again)?;
+        self.pipeline.shared.packs.lock_needed(&again)?;
         kill_point("store.before-point");
         self.store_point(&point, details, &listing, &again)?;
         Ok(point)
@@ -441,17 +453,21 @@ impl BackupWriter {
         let name = point_name(&point.id);
         let data = sealed::encode(&repo.id, &repo.master, Kind::Point, &name, &body)
             .map_err(encode_failed("a restore point"))?;
-        if repo.put_new(&name, &data)? == PutOutcome::Exists {
+        let options = self.pipeline.shared.packs.put_options();
+        if repo.put_new_with(&name, &data, &options)? == PutOutcome::Exists {
             return Err(repo.name_taken(&name));
         }
         kill_point("store.after-point");
         let needed = self.pipeline.shared.packs.needed(again);
         if let Err(error) = self.still_ours(&needed) {
-            // In no list: nothing reads it, and prune removes it should this fail.
-            let _ = repo.backend.delete(&name);
+            // In no list: nothing reads it. Where it cannot be deleted now (a lock) the session stays, too:
+            // it tells that the point was never listed, until prune removes both.
+            if repo.backend.delete(&name).is_err() {
+                self.session_stays.store(true, Ordering::Relaxed);
+            }
             return Err(error);
         }
-        repo.chain_listed(point, &data, point.finished)?;
+        repo.chain_listed(point, &data, point.finished, &options)?;
         kill_point("store.after-chain");
         Ok(())
     }
@@ -467,6 +483,9 @@ impl Drop for BackupWriter {
             && let Err(error) = self.pipeline.shared.packs.store_indexes()
         {
             tracing::debug!(%error, "what was stored is in no index");
+        }
+        if self.session_stays.load(Ordering::Relaxed) {
+            return;
         }
         let repo = self.repository.inner();
         if let Err(error) = repo.backend.delete(&self.session) {

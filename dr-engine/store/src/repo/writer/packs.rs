@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crossbeam_channel::Sender;
 use dr_model::WorkloadName;
 
-use crate::backend::PutOutcome;
+use crate::backend::{PutOptions, PutOutcome};
 use crate::crypto::Keys;
 use crate::format::content::Reference;
 use crate::format::header::Kind;
@@ -18,6 +18,7 @@ use crate::format::{ChunkName, pack};
 use crate::repo::index::table::ShortName;
 use crate::repo::index::{Index, index_prefix};
 use crate::repo::keys::Domain;
+use crate::repo::lock::LockPlan;
 use crate::repo::{Inner, Repository, encode_failed};
 use crate::testing::kill_point;
 use crate::{StoreError, chunk, compress};
@@ -44,6 +45,8 @@ pub(super) struct Packs {
     pub(super) repository: Repository,
     pub(super) workload: WorkloadName,
     pub(super) compression_level: i32,
+    /// How long what is stored is locked, and what is locked already.
+    pub(super) lock: Option<LockPlan>,
     /// What was stored before.
     pub(super) known: Index,
     /// Of each known pack: whether it may be relied on.
@@ -94,6 +97,7 @@ impl Packs {
         repository: Repository,
         workload: WorkloadName,
         compression_level: i32,
+        lock: Option<LockPlan>,
         known: Index,
         usable: Vec<bool>,
     ) -> Self {
@@ -103,6 +107,7 @@ impl Packs {
             repository,
             workload,
             compression_level,
+            lock,
             known,
             usable,
             keys: Mutex::default(),
@@ -263,7 +268,7 @@ impl Packs {
     pub(super) fn store_pack(&self, Upload { key, full }: Upload) -> Result<(), StoreError> {
         let repo = self.repo();
         kill_point("store.before-pack");
-        if repo.put_new(&full.object, &full.data)? == PutOutcome::Exists {
+        if repo.put_new_with(&full.object, &full.data, &self.put_options())? == PutOutcome::Exists {
             return Err(repo.name_taken(&full.object));
         }
         let due = {
@@ -312,7 +317,9 @@ impl Packs {
             dr_model::random::hex(16)
         );
         let body = index::encode(packs);
-        if repo.put_sealed(keys, Kind::Index, &object, &body)? == PutOutcome::Exists {
+        let options = self.put_options();
+        let put = repo.put_sealed_with(keys, Kind::Index, &object, &body, &options)?;
+        if put == PutOutcome::Exists {
             return Err(repo.name_taken(&object));
         }
         let read = repo
@@ -327,6 +334,30 @@ impl Packs {
         }
         lock(&self.stored).bytes += body.len() as u64;
         Ok(())
+    }
+
+    pub(super) fn put_options(&self) -> PutOptions {
+        self.lock
+            .as_ref()
+            .map(LockPlan::put_options)
+            .unwrap_or_default()
+    }
+
+    /// Locks what the point relies on as long as what was written for it.
+    pub(super) fn lock_needed(&self, again: &HashSet<PackId>) -> Result<(), StoreError> {
+        let Some(plan) = &self.lock else {
+            return Ok(());
+        };
+        let object = |id: &PackId| pack::object_name(&self.workload, id);
+        let relied_on = self.relied_on().filter(|pack| !again.contains(&pack.id));
+        let relied_on = relied_on.map(|pack| object(&pack.id)).collect();
+        let written = lock(&self.stored)
+            .all
+            .iter()
+            .map(|(id, _)| object(id))
+            .collect();
+        self.repo()
+            .lock_needed(&self.workload, plan, relied_on, written)
     }
 
     pub(super) fn bytes_added(&self) -> u64 {
