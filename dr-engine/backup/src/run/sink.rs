@@ -94,3 +94,168 @@ impl ItemSink for StoreSink {
         Ok(self.writer.add_unchanged(&meta(item), size)?)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use dr_model::{
+        ByteCount, Clock, Condition, FilesPosition, Position, RestorePoint, RestorePointId,
+        SystemClock, WorkloadName,
+    };
+    use dr_store::{LocalBackend, Repository, RepositoryKey, WriteOptions};
+
+    use super::*;
+
+    fn item(path: &str) -> Item {
+        Item {
+            path: path.to_owned(),
+            kind: ItemKind::File,
+            mode: 0o644,
+            uid: 0,
+            gid: 0,
+            modified_ns: 1_700_000_000_000_000_000,
+            changed_ns: 1_700_000_000_000_000_001,
+            inode: 7,
+        }
+    }
+
+    fn finish(sink: StoreSink, workload: &WorkloadName) {
+        let now = SystemClock.now();
+        let point = RestorePoint {
+            id: RestorePointId::new(workload, now),
+            workload: workload.clone(),
+            tier: "gold".parse().unwrap(),
+            started: now,
+            finished: now,
+            moment: now,
+            position: Position::Files(FilesPosition { entries: 1 }),
+            files: 0,
+            bytes_source: ByteCount(0),
+            bytes_added: ByteCount(0),
+            condition: Condition::Whole,
+        };
+        let details = serde_json::Value::Null;
+        sink.into_writer().finish(point, details).unwrap();
+    }
+
+    #[test]
+    fn a_file_is_taken_over_only_unchanged_and_only_where_that_is_wanted() {
+        let folder = tempfile::tempdir().unwrap();
+        let backend = Arc::new(LocalBackend::new(&folder.path().join("repository")));
+        let repository = Repository::create(backend, &RepositoryKey::generate()).unwrap();
+        let workload: WorkloadName = "documents".parse().unwrap();
+        let begin = || {
+            repository
+                .begin(&workload, WriteOptions::default())
+                .unwrap()
+        };
+
+        let sink = StoreSink::sparing_unchanged(begin());
+        let file = item("a");
+        assert!(!sink.unchanged(&file, 5).unwrap(), "there is no point yet");
+        sink.file(&file, &mut &b"hello"[..], ContentKind::Other)
+            .unwrap();
+        let unknown = Item {
+            changed_ns: 0,
+            ..item("fresh")
+        };
+        sink.file(&unknown, &mut &b"hello"[..], ContentKind::Other)
+            .unwrap();
+        finish(sink, &workload);
+
+        let full = StoreSink::new(begin());
+        assert!(
+            !full.unchanged(&file, 5).unwrap(),
+            "everything is to be read"
+        );
+        drop(full);
+
+        let sink = StoreSink::sparing_unchanged(begin());
+        let others = [
+            (item("b"), 5),
+            (item("a"), 6),
+            (
+                Item {
+                    inode: 8,
+                    ..item("a")
+                },
+                5,
+            ),
+            (
+                Item {
+                    inode: 0,
+                    ..item("a")
+                },
+                5,
+            ),
+            (
+                Item {
+                    modified_ns: 1,
+                    ..item("a")
+                },
+                5,
+            ),
+            (
+                Item {
+                    changed_ns: 1,
+                    ..item("a")
+                },
+                5,
+            ),
+            (
+                Item {
+                    changed_ns: 0,
+                    ..item("a")
+                },
+                5,
+            ),
+            (item("fresh"), 5),
+            (unknown, 5),
+        ];
+        for (other, size) in &others {
+            assert!(!sink.unchanged(other, *size).unwrap(), "{other:?}, {size}");
+        }
+        assert!(sink.unchanged(&file, 5).unwrap());
+        finish(sink, &workload);
+        let points = repository.points(Some(&workload)).unwrap();
+        let newest = points.iter().max_by_key(|point| point.started).unwrap();
+        let stored = repository.point(&newest.id).unwrap().unwrap();
+        let entries = repository.entries(&stored).unwrap();
+        let mut content = Vec::new();
+        let [entry] = &*entries else {
+            panic!("one file was handed over: {entries:?}");
+        };
+        repository.read_file(&stored, entry, &mut content).unwrap();
+        assert_eq!(content, b"hello");
+    }
+
+    #[test]
+    fn a_file_whose_reader_failed_is_forgotten_and_may_come_again() {
+        struct Failing(u32);
+        impl Read for Failing {
+            fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+                self.0 += 1;
+                if self.0 > 40 {
+                    return Err(std::io::Error::other("the file changed"));
+                }
+                buffer.fill(3);
+                Ok(buffer.len())
+            }
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let backend = Arc::new(LocalBackend::new(&folder.path().join("repository")));
+        let repository = Repository::create(backend, &RepositoryKey::generate()).unwrap();
+        let workload: WorkloadName = "documents".parse().unwrap();
+        let writer = repository
+            .begin(&workload, WriteOptions::default())
+            .unwrap();
+        let sink = StoreSink::sparing_unchanged(writer);
+        let file = item("a");
+        sink.file(&file, &mut Failing(0), ContentKind::Other)
+            .unwrap_err();
+        sink.file(&file, &mut &b"whole"[..], ContentKind::Other)
+            .unwrap();
+        finish(sink, &workload);
+        let point = &repository.points(Some(&workload)).unwrap()[0];
+        assert_eq!((point.files, point.bytes_source), (1, ByteCount(5)));
+    }
+}

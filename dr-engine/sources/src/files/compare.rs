@@ -3,11 +3,15 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Read};
+use std::num::NonZero;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
 use crate::{Item, ItemKind, SourceError};
+
+/// More would wait for the same disk.
+const THREADS_MAX: usize = 8;
 
 /// A stored entry, as far as it can be compared.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,18 +60,15 @@ pub fn differences(
 ) -> Result<Vec<Difference>, SourceError> {
     let mut live = BTreeMap::new();
     list(root, "", only, &mut live)?;
+    let mut pairs = Vec::new();
     let mut found = Vec::new();
     for entry in expected.iter().filter(|entry| only(&entry.item.path)) {
-        let path = &entry.item.path;
-        let kind = match live.remove(path) {
-            None => Some(DifferenceKind::Missing),
-            Some(item) => difference(root, entry, &item)?,
-        };
-        if let Some(kind) = kind {
-            found.push(Difference {
-                path: path.clone(),
-                kind,
-            });
+        match live.remove(&entry.item.path) {
+            None => found.push(Difference {
+                path: entry.item.path.clone(),
+                kind: DifferenceKind::Missing,
+            }),
+            Some(item) => pairs.push((entry, item)),
         }
     }
     let extra = live.into_keys().map(|path| Difference {
@@ -75,8 +76,39 @@ pub fn differences(
         kind: DifferenceKind::Extra,
     });
     found.extend(extra);
+    found.extend(compare(root, &pairs)?);
     found.sort();
     Ok(found)
+}
+
+/// Compares what is both stored and there; every thread has its share.
+fn compare(root: &Path, pairs: &[(&Expected, Item)]) -> Result<Vec<Difference>, SourceError> {
+    let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
+    let threads = threads.min(THREADS_MAX);
+    let part = |first: usize| {
+        let mut found = Vec::new();
+        for (expected, item) in pairs.iter().skip(first).step_by(threads) {
+            if let Some(kind) = difference(root, expected, item)? {
+                let path = item.path.clone();
+                found.push(Difference { path, kind });
+            }
+        }
+        Ok(found)
+    };
+    let part = &part;
+    std::thread::scope(|scope| {
+        let parts: Vec<_> = (0..threads)
+            .map(|first| scope.spawn(move || part(first)))
+            .collect();
+        let mut found = Vec::new();
+        for part in parts {
+            let worker_lost = |_| SourceError::Worker {
+                what: "comparing a folder",
+            };
+            found.extend(part.join().map_err(worker_lost)??);
+        }
+        Ok(found)
+    })
 }
 
 fn difference(
