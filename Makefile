@@ -3,9 +3,11 @@
 CARGO ?= cargo
 DEMO_DIR ?= /var/tmp/dr-demo
 
-.PHONY: demo test test-s3 servers fmt lint unit release-is-clean clean-demo
+FUZZ_SECONDS ?= 60
 
-demo: servers
+.PHONY: demo test test-s3 servers demo-servers fmt lint unit release-is-clean clean-demo fuzz
+
+demo: demo-servers
 	$(CARGO) build --release --locked -p dr
 	target/release/dr demo --dir $(DEMO_DIR)
 
@@ -27,9 +29,13 @@ test-s3:
 			--test backend_contract --test object_lock --test s3_faults --test faulty; \
 	fi
 
-# PostgreSQL and NATS from Debian; asks before nothing, says what it installs and why.
+# PostgreSQL and NATS from Debian, for the tests also two packages of Python; asks before nothing, says
+# what it installs and why.
 servers:
 	@sh scripts/install-servers.sh
+
+demo-servers:
+	@sh scripts/install-servers.sh demo
 
 fmt:
 	$(CARGO) fmt --all --check
@@ -50,3 +56,8 @@ release-is-clean:
 	$(CARGO) build --locked -p dr
 	@target/debug/dr version --json | grep -q '"testing": false' \
 		|| { echo "error: the dr binary was built with test hooks"; exit 1; }
+
+# Every decoder of stored bytes, FUZZ_SECONDS each, under libFuzzer. Not part of `make test`, where the
+# same decoders run on some thousand inputs (dr-engine/store/src/fuzzing.rs).
+fuzz:
+	@sh scripts/fuzz.sh $(FUZZ_SECONDS)

@@ -16,8 +16,17 @@ pub(crate) mod session;
 pub(crate) mod tree;
 pub(crate) mod wal;
 
+#[cfg(test)]
+mod vectors;
+
 /// The version everything here is written in.
 pub(crate) const VERSION: u8 = 1;
+
+/// No sealed body and no WAL file is longer: what claims to be is refused before memory is taken for it.
+/// (PostgreSQL's longest segment has just this.)
+pub(crate) const BODY_BYTES_MAX: u64 = 1 << 30;
+/// No chunk is longer. Writers cut shorter ones; a reader holds a few of them at once.
+pub(crate) const CHUNK_BYTES_MAX: u32 = 16 << 20;
 
 /// The keyed hash of a chunk's plaintext.
 pub(crate) type ChunkName = [u8; 32];

@@ -25,6 +25,10 @@ mod compress;
 mod crypto;
 mod error;
 mod format;
+#[cfg(feature = "testing")]
+pub mod fuzzing;
+#[cfg(test)]
+mod golden;
 mod repo;
 #[cfg(feature = "testing")]
 pub mod testing;

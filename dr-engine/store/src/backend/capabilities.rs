@@ -9,7 +9,7 @@ const SKEW_WORTH_SAYING_SECONDS: u64 = 60;
 
 /// What a place was seen to do when it was last tried. Each is a plain fact.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(default)]
 pub struct Capabilities {
     /// Writing an object that exists is refused by the place itself.
     pub put_if_absent: bool,

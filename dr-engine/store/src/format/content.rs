@@ -20,6 +20,9 @@ const REFERENCE_BYTES: usize = 40;
 /// Levels of lists that a reader follows: 32 x 4096^4 chunks are more than any file has.
 pub(crate) const DEPTH_MAX: u8 = 4;
 
+/// References in place that a reader takes; writers keep [`DIRECT_REFERENCES_MAX`].
+const PLACE_REFERENCES_MAX: usize = 1024;
+
 /// A chunk, and how much content it (or all below it) stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Reference {
@@ -55,7 +58,16 @@ pub(crate) fn decode_references(data: &[u8]) -> Result<Vec<Reference>, FormatErr
             bytes: fields.u64()?,
         });
     }
+    none_is_empty(&references)?;
     Ok(references)
+}
+
+/// With no reference to nothing, what a reader has to follow is bounded by the size it was promised.
+fn none_is_empty(references: &[Reference]) -> Result<(), FormatError> {
+    match references.iter().any(|reference| reference.bytes == 0) {
+        true => Err(FormatError::damaged("a reference in it stands for nothing")),
+        false => Ok(()),
+    }
 }
 
 impl Content {
@@ -91,7 +103,10 @@ impl Content {
             .references
             .iter()
             .try_fold(0u64, |sum, reference| sum.checked_add(reference.bytes));
-        if self.depth > DEPTH_MAX {
+        none_is_empty(&self.references)?;
+        if self.references.len() > PLACE_REFERENCES_MAX {
+            Err(FormatError::damaged("a content in it has too many parts"))
+        } else if self.depth > DEPTH_MAX {
             Err(FormatError::damaged("a content in it is nested too deep"))
         } else if sum != Some(self.bytes) {
             Err(FormatError::damaged(
@@ -112,7 +127,7 @@ mod tests {
     proptest! {
         #[test]
         fn a_content_survives_a_round_trip(
-            parts in prop::collection::vec((any::<[u8; 32]>(), 0u64..1 << 40), 0..40),
+            parts in prop::collection::vec((any::<[u8; 32]>(), 1u64..1 << 40), 0..40),
             crc32c in any::<u32>(),
             depth in 0..=DEPTH_MAX,
         ) {
@@ -147,5 +162,12 @@ mod tests {
         content.bytes = 0;
         content.depth = DEPTH_MAX + 1;
         assert!(content.check().is_err(), "too deep");
+        content.depth = 0;
+        assert!(content.check().is_ok());
+        content.references.push(Reference {
+            name: [1; 32],
+            bytes: 0,
+        });
+        assert!(content.check().is_err(), "a reference to nothing");
     }
 }

@@ -12,12 +12,14 @@ use dr_model::WorkloadName;
 
 use super::bytes::Fields;
 use super::header::{HEADER_BYTES, Header, Kind};
-use super::{ChunkName, FormatError, RepositoryId, VERSION};
+use super::{CHUNK_BYTES_MAX, ChunkName, FormatError, RepositoryId, VERSION};
 use crate::compress;
 use crate::crypto::{CryptoFailed, FrameContext, Keys, ObjectSeal, TAG_BYTES};
 
 const END: &[u8; 8] = b"dr-pack\0";
 const ENTRY_BYTES: usize = 40;
+/// What storing adds to a chunk at most: the byte that names the coding, and the tag.
+const ADDED_BYTES_MAX: u32 = 17;
 /// Bytes of the end of a pack.
 pub(crate) const FOOTER_BYTES: usize = 16;
 /// What the table of contents is bound to in place of a chunk's name.
@@ -229,11 +231,17 @@ pub(crate) fn decode_entries(data: &[u8]) -> Result<Vec<PackedChunk>, FormatErro
     let mut fields = Fields::of(data);
     let mut chunks = Vec::with_capacity(data.len() / ENTRY_BYTES);
     while !fields.is_empty() {
-        chunks.push(PackedChunk {
+        let chunk = PackedChunk {
             name: fields.array()?,
             stored: fields.u32()?,
             length: fields.u32()?,
-        });
+        };
+        let stored_max = chunk.length.saturating_add(ADDED_BYTES_MAX);
+        if chunk.length > CHUNK_BYTES_MAX || !(ADDED_BYTES_MAX..=stored_max).contains(&chunk.stored)
+        {
+            return Err(FormatError::damaged("a chunk in it has no possible length"));
+        }
+        chunks.push(chunk);
     }
     Ok(chunks)
 }
@@ -294,6 +302,9 @@ impl PackBuilder {
             .context(self.chunks.len() as u64, self.data.len() as u64, &name);
         self.opener.seal.seal(&context, &mut packed)?;
         let stored = u32::try_from(packed.len()).map_err(|_| CryptoFailed)?;
+        if length > CHUNK_BYTES_MAX {
+            return Err(CryptoFailed);
+        }
         self.data.extend_from_slice(&packed);
         self.chunks.push(PackedChunk {
             name,

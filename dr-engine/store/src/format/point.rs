@@ -6,6 +6,9 @@ use serde::{Deserialize, Serialize};
 use super::FormatError;
 use super::content::{Content, Reference};
 
+/// Entries refer to data keys by a number of 16 bits.
+const DATA_KEYS_MAX: usize = 1 << 16;
+
 /// What the object says.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -86,6 +89,9 @@ impl PointObject {
                 .map(|()| id)
                 .map_err(|_| FormatError::damaged("a key id in it is no key id"))
         };
+        if self.data_keys.is_empty() || self.data_keys.len() > DATA_KEYS_MAX {
+            return Err(FormatError::damaged("it has no data key, or too many"));
+        }
         self.data_keys.iter().map(id).collect()
     }
 }

@@ -7,7 +7,7 @@
 
 use super::bytes::Fields;
 use super::header::{HEADER_BYTES, Header, Kind};
-use super::{FormatError, RepositoryId, VERSION};
+use super::{BODY_BYTES_MAX, FormatError, RepositoryId, VERSION};
 use crate::compress;
 use crate::crypto::{CryptoFailed, FrameContext, KEY_ID_BYTES, Keys};
 
@@ -39,6 +39,10 @@ pub(crate) fn encode(
     object: &str,
     body: &[u8],
 ) -> Result<Vec<u8>, CryptoFailed> {
+    // Writers stay far below (an index is split); what no reader takes is never written.
+    if body.len() as u64 > BODY_BYTES_MAX {
+        return Err(CryptoFailed);
+    }
     let header = Header::new(kind, keys);
     let mut out = header.encode();
     let mut frame = (body.len() as u64).to_le_bytes().to_vec();
@@ -71,6 +75,9 @@ pub(crate) fn decode(
     )?;
     let mut fields = Fields::of(&frame);
     let length = fields.u64()?;
+    if length > BODY_BYTES_MAX {
+        return Err(FormatError::damaged("it is longer than any object is"));
+    }
     Ok(compress::unpack(fields.rest(), length)?)
 }
 

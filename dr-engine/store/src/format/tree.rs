@@ -4,11 +4,16 @@
 //! Each entry: kind (1: file 0, folder 1, link 2), mode (4), owner (4), group (4), modification time and
 //! change time in nanoseconds since 1970 (8 each, signed), inode (8), path (length 4, bytes); a file
 //! then has the number of its data key among those of the restore point (2) and its content
-//! ([`super::content`]); a link its target (length 4, bytes).
+//! ([`super::content`]); a link its target (length 4, bytes). Last come extensions (length of all 4; each:
+//! number (1), length (4), bytes), of which there are none yet: below 128 a reader may pass over one that
+//! it does not know, from 128 on it must refuse it.
 
 use super::FormatError;
 use super::bytes::{Fields, put_text};
 use super::content::Content;
+
+/// Extensions from this number on are never passed over.
+const MUST_BE_KNOWN: u8 = 128;
 
 /// Path and attributes of an entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -108,17 +113,47 @@ pub(crate) fn encode(entries: &[TreeEntry]) -> Vec<u8> {
             EntryKind::Folder => {}
             EntryKind::Link { target } => put_text(&mut out, target),
         }
+        // Length of the extensions: there are none.
+        out.extend_from_slice(&0u32.to_le_bytes());
     }
     out
 }
 
 pub(crate) fn decode(data: &[u8]) -> Result<Vec<TreeEntry>, FormatError> {
     let mut fields = Fields::of(data);
-    let mut entries = Vec::new();
+    let mut entries: Vec<TreeEntry> = Vec::new();
     while !fields.is_empty() {
-        entries.push(decode_entry(&mut fields)?);
+        let entry = decode_entry(&mut fields)?;
+        if broken_path_rule(&entry.meta.path).is_some() {
+            return Err(FormatError::damaged(
+                "its listing has a path that none can have",
+            ));
+        }
+        if entries
+            .last()
+            .is_some_and(|before| before.meta.path >= entry.meta.path)
+        {
+            return Err(FormatError::damaged("its listing is not in order"));
+        }
+        entries.push(entry);
     }
     Ok(entries)
+}
+
+fn pass_extensions(fields: &mut Fields<'_>) -> Result<(), FormatError> {
+    let length = usize::try_from(fields.u32()?).unwrap_or(usize::MAX);
+    let mut extensions = Fields::of(fields.take(length)?);
+    while !extensions.is_empty() {
+        let number = extensions.u8()?;
+        let length = usize::try_from(extensions.u32()?).unwrap_or(usize::MAX);
+        extensions.take(length)?;
+        if number >= MUST_BE_KNOWN {
+            return Err(FormatError::damaged(
+                "its listing has an entry that only a newer program understands",
+            ));
+        }
+    }
+    Ok(())
 }
 
 fn decode_entry(fields: &mut Fields<'_>) -> Result<TreeEntry, FormatError> {
@@ -135,20 +170,24 @@ fn decode_entry(fields: &mut Fields<'_>) -> Result<TreeEntry, FormatError> {
         changed_ns,
         inode,
     };
-    match kind {
+    let entry = match kind {
         0 => {
             let key = fields.u16()?;
-            Ok(TreeEntry::file(meta, key, Content::decode(fields)?))
+            TreeEntry::file(meta, key, Content::decode(fields)?)
         }
-        1 => Ok(TreeEntry::without_content(meta, EntryKind::Folder)),
+        1 => TreeEntry::without_content(meta, EntryKind::Folder),
         2 => {
             let target = fields.text()?;
-            Ok(TreeEntry::without_content(meta, EntryKind::Link { target }))
+            TreeEntry::without_content(meta, EntryKind::Link { target })
         }
-        _ => Err(FormatError::damaged(
-            "its listing has an entry of unknown kind",
-        )),
-    }
+        _ => {
+            return Err(FormatError::damaged(
+                "its listing has an entry of unknown kind",
+            ));
+        }
+    };
+    pass_extensions(fields)?;
+    Ok(entry)
 }
 
 /// The rule a path breaks, if it breaks one.
@@ -175,7 +214,7 @@ mod tests {
     use super::*;
 
     fn any_content() -> impl Strategy<Value = Content> {
-        let parts = prop::collection::vec((any::<[u8; 32]>(), 0u64..1 << 40), 0..4);
+        let parts = prop::collection::vec((any::<[u8; 32]>(), 1u64..1 << 40), 0..4);
         (parts, any::<u32>(), 0u8..3).prop_map(|(parts, crc32c, depth)| {
             let references: Vec<Reference> = parts
                 .into_iter()
@@ -222,7 +261,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_listing_survives_a_round_trip(entries in prop::collection::vec(any_entry(), 0..20)) {
+        fn a_listing_survives_a_round_trip(
+            mut entries in prop::collection::vec(any_entry(), 0..20),
+        ) {
+            entries.sort_by(|left, right| left.meta.path.cmp(&right.meta.path));
+            entries.dedup_by(|left, right| left.meta.path == right.meta.path);
             prop_assert_eq!(decode(&encode(&entries)).unwrap(), entries);
         }
 
@@ -230,6 +273,44 @@ mod tests {
         fn no_bytes_make_the_decoder_panic(data in prop::collection::vec(any::<u8>(), 0..300)) {
             let _ = decode(&data);
         }
+    }
+
+    fn folder(path: &str) -> TreeEntry {
+        let meta = EntryMeta {
+            path: path.to_owned(),
+            mode: 0o755,
+            uid: 0,
+            gid: 0,
+            modified_ns: 0,
+            changed_ns: 0,
+            inode: 0,
+        };
+        TreeEntry::without_content(meta, EntryKind::Folder)
+    }
+
+    #[test]
+    fn a_listing_out_of_order_or_with_an_impossible_path_is_refused() {
+        assert!(decode(&encode(&[folder("a"), folder("b")])).is_ok());
+        assert!(decode(&encode(&[folder("b"), folder("a")])).is_err());
+        assert!(decode(&encode(&[folder("a"), folder("a")])).is_err());
+        assert!(decode(&encode(&[folder("../a")])).is_err());
+    }
+
+    #[test]
+    fn extensions_are_passed_over_or_refused_by_their_number() {
+        let extended = |number: u8, length: u32| {
+            let mut data = encode(&[folder("a")]);
+            data.truncate(data.len() - 4);
+            data.extend_from_slice(&8u32.to_le_bytes());
+            data.push(number);
+            data.extend_from_slice(&length.to_le_bytes());
+            data.extend_from_slice(b"abc");
+            decode(&data)
+        };
+        assert_eq!(extended(1, 3).unwrap(), [folder("a")]);
+        assert!(extended(128, 3).is_err());
+        assert!(extended(1, 4).is_err());
+        assert!(extended(1, 2).is_err());
     }
 
     #[test]

@@ -12,7 +12,7 @@ use chrono::{DateTime, Utc};
 
 use super::bytes::Fields;
 use super::header::{HEADER_BYTES, Header, Kind};
-use super::{FormatError, RepositoryId, VERSION};
+use super::{BODY_BYTES_MAX, FormatError, RepositoryId, VERSION};
 use crate::compress;
 use crate::crypto::{CryptoFailed, FrameContext, Keys, TAG_BYTES};
 
@@ -60,6 +60,9 @@ pub(crate) fn encode(
     content: &[u8],
     pushed_at: DateTime<Utc>,
 ) -> Result<Vec<u8>, CryptoFailed> {
+    if content.len() as u64 > BODY_BYTES_MAX {
+        return Err(CryptoFailed);
+    }
     let header = Header::new(Kind::Wal, keys);
     let seal = keys.object_seal(Kind::Wal as u8, &header.salt)?;
     let mut out = header.encode();
@@ -97,6 +100,9 @@ pub(crate) fn decode_head(
     let pushed_at = DateTime::from_timestamp_micros(fields.i64()?)
         .ok_or_else(|| FormatError::damaged("the time in it is no time"))?;
     let (bytes, body) = (fields.u64()?, fields.u64()?);
+    if bytes > BODY_BYTES_MAX {
+        return Err(FormatError::damaged("it is longer than any WAL file is"));
+    }
     let object_bytes = body.saturating_add(HEAD_BYTES as u64);
     Ok(WalHead {
         mac,

@@ -29,8 +29,6 @@ pub(super) const PACK_BYTES: usize = 16 * 1024 * 1024;
 const OPEN_BYTES_MAX: usize = 48 * 1024 * 1024;
 /// So many packs (256 MiB) are stored between two indexes: what an interruption may waste.
 const INDEX_PACKS: usize = 16;
-/// An index object names at most this many packs.
-const INDEX_PACKS_MAX: usize = 4096;
 
 /// A pack on its way to the place.
 #[derive(Debug)]
@@ -302,7 +300,7 @@ impl Packs {
         }
         for (key, packs) in by_key {
             let keys = self.key(key)?;
-            for part in packs.chunks(INDEX_PACKS_MAX) {
+            for part in index::parts(&packs) {
                 self.store_index(&keys, part)?;
             }
         }
