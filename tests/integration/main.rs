@@ -13,6 +13,7 @@ mod harness;
 
 mod debian_cluster;
 mod folders_and_streams;
+mod keys;
 mod refused;
 mod s3;
 mod targets;

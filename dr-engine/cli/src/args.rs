@@ -59,6 +59,9 @@ pub(crate) enum Command {
     /// Keeps restore points from being removed.
     #[command(subcommand)]
     Hold(HoldCommand),
+    /// Shows and changes who can open a repository; destroys one tenant's key.
+    #[command(subcommand)]
+    Key(KeyCommand),
     /// Checks the repository.
     #[command(subcommand)]
     Repo(RepoCommand),
@@ -83,11 +86,17 @@ pub(crate) struct InitArgs {
     #[arg(long, value_name = "DIR", conflicts_with = "adopt")]
     pub(crate) repository: Option<PathBuf>,
     /// Takes over a repository from another host: a folder, or s3://BUCKET/PREFIX.
-    #[arg(long, value_name = "REPOSITORY", requires = "key")]
+    #[arg(long, value_name = "REPOSITORY", requires = "opener")]
     pub(crate) adopt: Option<String>,
     /// The key file of the repository that is adopted.
-    #[arg(long, value_name = "FILE", requires = "adopt")]
+    #[arg(long, value_name = "FILE", requires = "adopt", group = "opener")]
     pub(crate) key: Option<PathBuf>,
+    /// The age identity file (recovery key) that opens the repository that is adopted.
+    #[arg(long, value_name = "FILE", requires = "adopt", group = "opener")]
+    pub(crate) age_identity: Option<PathBuf>,
+    /// A file with the passphrase that opens the repository that is adopted.
+    #[arg(long, value_name = "FILE", requires = "adopt", group = "opener")]
+    pub(crate) passphrase_file: Option<PathBuf>,
     /// Region of the bucket that is adopted.
     #[arg(long, default_value = "us-east-1", requires = "adopt")]
     pub(crate) region: String,
@@ -336,6 +345,73 @@ pub(crate) struct HoldAddArgs {
     /// For a workload: the last moment held; all to come when left out.
     #[arg(long, value_name = "TIME")]
     pub(crate) to: Option<chrono::DateTime<chrono::FixedOffset>>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum KeyCommand {
+    /// Lists key slots (what opens the repository), tenants with keys of their own, and what was
+    /// shredded.
+    List {
+        /// Only this repository.
+        #[arg(long)]
+        repository: Option<String>,
+    },
+    /// Makes another key slot.
+    Add(KeyAddArgs),
+    /// Takes a key slot away.
+    Remove {
+        /// The slot's id, as listed.
+        slot: String,
+        /// The repository; may be left out when there is one.
+        #[arg(long)]
+        repository: Option<String>,
+        /// Also when it is the one this configuration opens with.
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Puts a new key file in the place of the one in use; a crash at any step leaves one that opens.
+    Rotate {
+        /// The repository; may be left out when there is one.
+        #[arg(long)]
+        repository: Option<String>,
+    },
+    /// Destroys the key of one tenant's separable data: nobody can read that any more.
+    Shred {
+        /// The tenant, as `dr key list` names it.
+        tenant: String,
+        /// The workload.
+        #[arg(long)]
+        workload: String,
+        /// Does not ask.
+        #[arg(long)]
+        yes: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("opener").required(true).args(["file", "passphrase_file", "age_recipient", "wrap"]))]
+pub(crate) struct KeyAddArgs {
+    /// A key file; made (mode 0600) when it is not there.
+    #[arg(long, value_name = "PATH")]
+    pub(crate) file: Option<PathBuf>,
+    /// A file that holds a passphrase.
+    #[arg(long, value_name = "PATH")]
+    pub(crate) passphrase_file: Option<PathBuf>,
+    /// An age recipient (`age1...`): a recovery key whose identity stays offline.
+    #[arg(long, value_name = "RECIPIENT")]
+    pub(crate) age_recipient: Option<String>,
+    /// A command that wraps a secret given on its standard input: words, or a JSON list of words.
+    #[arg(long, value_name = "COMMAND", requires = "unwrap")]
+    pub(crate) wrap: Option<String>,
+    /// The command that unwraps it.
+    #[arg(long, value_name = "COMMAND", requires = "wrap")]
+    pub(crate) unwrap: Option<String>,
+    /// What to call the slot.
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) label: Option<String>,
+    /// The repository; may be left out when there is one.
+    #[arg(long)]
+    pub(crate) repository: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]

@@ -5,8 +5,9 @@ mod catalog;
 mod config;
 mod demo;
 mod drill;
-mod hold;
+pub(crate) mod hold;
 mod init;
+mod key;
 mod probe;
 mod repo;
 mod restore;
@@ -42,6 +43,7 @@ async fn dispatch(context: &Context, command: Command) -> Result<u8, Failure> {
         Command::Probe(command) => probe::run(context, command).await,
         Command::Runbook(command) => runbook::run(context, command).await,
         Command::Hold(command) => hold::run(context, command).await,
+        Command::Key(command) => key::run(context, command).await,
         Command::Repo(command) => repo::run(context, command).await,
         Command::Catalog(command) => catalog::run(context, command).await,
         Command::Config(command) => config::run(context, command).await,

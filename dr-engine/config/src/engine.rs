@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use dr_model::{RepositoryName, TierName, WorkloadKind, WorkloadName};
 use serde::{Deserialize, Serialize};
 
-use crate::S3Config;
+use crate::{KeySource, S3Config};
 
 /// The engine file as written, with paths made absolute.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -34,18 +34,6 @@ pub struct RepositoryConfig {
     pub s3: Option<S3Config>,
     /// Where its key is found.
     pub key: KeySource,
-}
-
-/// Where a key is found: exactly one of `file` and `env`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct KeySource {
-    /// A key file (mode 0600).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub file: Option<PathBuf>,
-    /// An environment variable that holds the key file's text.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub env: Option<String>,
 }
 
 /// One workload: exactly one of `postgres`, `nats` and `files`.

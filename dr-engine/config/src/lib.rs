@@ -16,11 +16,13 @@ mod drill;
 mod engine;
 mod error;
 mod exercise;
+mod key_source;
 mod load;
 mod parse;
 mod runbook;
 mod s3;
 mod schedule;
+mod tenant_path;
 mod tier;
 mod yaml;
 
@@ -29,10 +31,11 @@ pub use drill::{
     SandboxConfig,
 };
 pub use engine::{
-    EngineFile, FilesSource, KeySource, NatsSource, PostgresSource, RepositoryConfig,
-    TenancyConfig, TenancyModel, TenantTable, WorkloadConfig, WorkloadSource,
+    EngineFile, FilesSource, NatsSource, PostgresSource, RepositoryConfig, TenancyConfig,
+    TenancyModel, TenantTable, WorkloadConfig, WorkloadSource,
 };
 pub use error::ConfigError;
+pub use key_source::{ChosenKey, KeyCommandSource, KeySource};
 pub use load::{Config, Workload, check_rpo};
 pub use runbook::{
     ApprovalStep, BackupStep, CommandStep, RescueWalStep, RestoreStep, RunbookFile, StartStep,
@@ -40,5 +43,6 @@ pub use runbook::{
 };
 pub use s3::{BandwidthConfig, InvalidRate, ObjectLockMode, Rate, S3Config};
 pub use schedule::with_seconds;
+pub use tenant_path::{TenantGlob, TenantPath};
 pub use tier::{DrillSchedule, Retention, Schedule, Tier, VerifySchedule};
 pub use yaml::to_yaml;

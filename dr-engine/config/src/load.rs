@@ -212,10 +212,13 @@ fn validate_engine(engine: &EngineFile, path: &Path, text: &str) -> Result<(), C
             let hint = wrong.hint.to_owned();
             return Err(invalid_at(path, text, &route, wrong.message, hint));
         }
-        if repository.key.file.is_some() == repository.key.env.is_some() {
-            return Err(at(
-                format!("the key of repository `{name}` needs exactly one of `file` and `env`"),
-                "a key file, or an environment variable that holds its text",
+        if let Some((what, hint)) = repository.key.mistake() {
+            return Err(invalid_at(
+                path,
+                text,
+                &["repositories:", &format!("{name}:"), "key:"],
+                format!("the key of repository `{name}` {what}"),
+                hint.to_owned(),
             ));
         }
     }
@@ -317,7 +320,7 @@ fn make_absolute(engine: &mut EngineFile, folder: &Path) {
     let absolute = |path: &mut PathBuf| *path = normal(&folder.join(&path));
     for repository in engine.repositories.values_mut() {
         repository.path.iter_mut().for_each(absolute);
-        repository.key.file.iter_mut().for_each(absolute);
+        repository.key.make_absolute(absolute);
     }
     absolute(&mut engine.tiers);
     if let Some(path) = engine.catalog.strip_prefix("sqlite:") {

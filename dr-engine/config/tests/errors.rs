@@ -294,7 +294,17 @@ fn what_a_workload_names_must_be_there() {
         dr.yaml | path: repository,  | path: repository, s3: { bucket: b, region: r },
             3:3 | exactly one of `path` and `s3` |
         dr.yaml | file: repository.key | file: repository.key, env: KEY
-            3:3 | exactly one of `file` and `env` |
+            3:29 | the key of repository `main` names several sources | exactly one of `file`
+        dr.yaml | key: { file: repository.key } | key: {}
+            3:29 | the key of repository `main` names no source | exactly one of `file`
+        dr.yaml | file: repository.key | passphrase: secret
+            3:36 | unknown key `passphrase` |
+        dr.yaml | file: repository.key | passphrase_file: p, age_identity: i
+            3:29 | the key of repository `main` names several sources | exactly one of `file`
+        dr.yaml | file: repository.key | command: { wrap: [], unwrap: [kms] }
+            3:29 | the key of repository `main` has a `command` without a program | unwrap
+        dr.yaml | file: repository.key | command: { wrap: [kms] }
+            3:47 | missing key `unwrap` |
         dr.yaml | sqlite:catalog.db | mysql:catalog
             4:1 | `mysql:catalog` is no catalog | sqlite:PATH
         dr.yaml | tiers: tiers | tiers: tires

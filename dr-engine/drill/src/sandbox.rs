@@ -188,10 +188,7 @@ impl Sandbox {
             *repository = RepositoryConfig {
                 path: Some(self.folder.join(format!("repository-{name}"))),
                 s3: None,
-                key: KeySource {
-                    file: Some(self.folder.join(format!("repository-{name}.key"))),
-                    env: None,
-                },
+                key: KeySource::of_file(self.folder.join(format!("repository-{name}.key"))),
             };
         }
         engine.catalog = format!("sqlite:{}", self.folder.join("catalog.db").display());

@@ -25,8 +25,8 @@ pub enum AdoptSource {
 pub struct AdoptRequest {
     /// The repository.
     pub source: AdoptSource,
-    /// Its key.
-    pub key: PathBuf,
+    /// Where its key is, with absolute paths.
+    pub key: KeySource,
     /// The engine file to write; it must not exist.
     pub config: PathBuf,
 }
@@ -76,10 +76,7 @@ fn absolute(path: &Path) -> Result<PathBuf, InstallationError> {
 }
 
 fn write_adopted_configuration(request: &AdoptRequest) -> Result<InitOutcome, InstallationError> {
-    let key = KeySource {
-        file: Some(absolute(&request.key)?),
-        env: None,
-    };
+    let key = request.key.clone();
     let place = match &request.source {
         AdoptSource::Path(path) => RepositoryConfig {
             path: Some(absolute(path)?),

@@ -23,6 +23,12 @@ pub enum InstallationError {
         #[source]
         source: std::io::Error,
     },
+    /// Only a key file can be rotated.
+    #[error("the key of repository `{repository}` is in no key file")]
+    NotRotatable {
+        /// The repository.
+        repository: RepositoryName,
+    },
     /// A key was read and is none, or opens nothing.
     #[error("cannot open repository `{repository}` at {place}")]
     Repository {
@@ -128,6 +134,11 @@ impl InstallationError {
             Self::KeyMissing { place, .. } => Some(format!(
                 "put the repository's key back at {place}; without it nothing in the repository can be read"
             )),
+            Self::NotRotatable { .. } => Some(
+                "make another slot with `dr key add`, change `key:` in the configuration to it, then \
+                 `dr key remove` the old slot"
+                    .to_owned(),
+            ),
             Self::Repository { source, .. } | Self::Store { source, .. } => source.hint(),
             Self::Catalog { action, .. } if *action == "open" => Some(
                 "`dr catalog rebuild` makes it anew from the repository; `dr init` creates a missing one"

@@ -148,7 +148,7 @@ fn create_repository(
         if let Some(parent) = file.parent() {
             create_folder(parent).map_err(file_error("create", parent))?;
         }
-        key::write_new(file).map_err(file_error("write", file))?;
+        key::write_new_key(file).map_err(file_error("write", file))?;
         outcome.created.push(format!("key {}", file.display()));
         outcome.keys.push(file.clone());
     }

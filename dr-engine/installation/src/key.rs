@@ -1,34 +1,79 @@
-//! Finding a repository's key and a database's password: from a file or the environment.
+//! Finding a repository's key and a database's password: from a file, the environment, a command.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use dr_config::{KeySource, PostgresSource};
+use dr_config::{ChosenKey, KeyCommandSource, KeySource, PostgresSource};
 use dr_model::{RepositoryName, WorkloadName};
-use dr_store::RepositoryKey;
+use dr_store::{KeyCommand, RepositoryKey, StoreError};
+use zeroize::Zeroizing;
 
 use crate::{InstallationError, write_new_file};
 
-/// Where a key is, for messages. Never the key.
-pub(crate) fn place(source: &KeySource) -> String {
-    match (&source.file, &source.env) {
-        (Some(file), _) => file.display().to_string(),
-        (None, Some(variable)) => format!("the environment variable {variable}"),
-        (None, None) => "nowhere".to_owned(),
+/// Where a key is, for messages. Never the key, and of a command only the program.
+#[must_use]
+pub fn key_place(source: &KeySource) -> String {
+    let variable = |name: &str| format!("the environment variable {name}");
+    match source.named().next() {
+        Some(
+            ChosenKey::File(path) | ChosenKey::PassphraseFile(path) | ChosenKey::AgeIdentity(path),
+        ) => path.display().to_string(),
+        Some(ChosenKey::Env(name) | ChosenKey::PassphraseEnv(name)) => variable(name),
+        Some(ChosenKey::Command(command)) => {
+            let program = command.unwrap.first().map_or("?", String::as_str);
+            format!("the command {program}")
+        }
+        None => "nowhere".to_owned(),
     }
 }
 
-fn variable(name: &str) -> io::Result<String> {
+fn variable(name: &str) -> io::Result<Zeroizing<String>> {
     std::env::var(name)
-        .map_err(|error| io::Error::new(io::ErrorKind::NotFound, format!("{name}: {error}")))
+        .map(Zeroizing::new)
+        // Not the error itself: of a value that is no text it shows the value.
+        .map_err(|_| {
+            io::Error::new(
+                io::ErrorKind::NotFound,
+                format!("{name} is not set to a text"),
+            )
+        })
 }
 
-fn text(file: Option<&Path>, env: Option<&str>) -> io::Result<Option<String>> {
-    match (file, env) {
-        (Some(file), _) => std::fs::read_to_string(file).map(Some),
-        (None, Some(name)) => variable(name).map(Some),
-        (None, None) => Ok(None),
+fn file(path: &Path) -> io::Result<Zeroizing<String>> {
+    std::fs::read_to_string(path).map(Zeroizing::new)
+}
+
+fn command(source: &KeyCommandSource) -> KeyCommand {
+    KeyCommand {
+        wrap: source.wrap.clone(),
+        unwrap: source.unwrap.clone(),
     }
+}
+
+/// Why a key could not be had.
+#[derive(Debug)]
+enum NoKey {
+    /// Its source cannot be read.
+    Source(io::Error),
+    /// What was read is none.
+    Text(StoreError),
+}
+
+fn obtain(source: &KeySource) -> Result<RepositoryKey, NoKey> {
+    let read = |text: io::Result<Zeroizing<String>>| text.map_err(NoKey::Source);
+    let chosen = source
+        .named()
+        .next()
+        .ok_or_else(|| NoKey::Source(io::ErrorKind::NotFound.into()))?;
+    let key = match chosen {
+        ChosenKey::File(path) => RepositoryKey::parse(&read(file(path))?),
+        ChosenKey::Env(name) => RepositoryKey::parse(&read(variable(name))?),
+        ChosenKey::PassphraseFile(path) => RepositoryKey::passphrase(&read(file(path))?),
+        ChosenKey::PassphraseEnv(name) => RepositoryKey::passphrase(&read(variable(name))?),
+        ChosenKey::AgeIdentity(path) => RepositoryKey::age_identity(&read(file(path))?),
+        ChosenKey::Command(source) => Ok(RepositoryKey::command(command(source))),
+    };
+    key.map_err(NoKey::Text)
 }
 
 pub(crate) fn read(
@@ -36,27 +81,48 @@ pub(crate) fn read(
     source: &KeySource,
     repository_place: &str,
 ) -> Result<RepositoryKey, InstallationError> {
-    let missing = |cause| InstallationError::KeyMissing {
-        repository: repository.clone(),
-        place: place(source),
-        source: cause,
-    };
-    let text = text(source.file.as_deref(), source.env.as_deref())
-        .map_err(missing)?
-        .ok_or_else(|| missing(io::ErrorKind::NotFound.into()))?;
-    RepositoryKey::parse(&text).map_err(|cause| InstallationError::Repository {
-        repository: repository.clone(),
-        place: repository_place.to_owned(),
-        source: cause,
+    obtain(source).map_err(|error| match error {
+        NoKey::Source(cause) => InstallationError::KeyMissing {
+            repository: repository.clone(),
+            place: key_place(source),
+            source: cause,
+        },
+        NoKey::Text(cause) => InstallationError::Repository {
+            repository: repository.clone(),
+            place: repository_place.to_owned(),
+            source: cause,
+        },
+    })
+}
+
+/// A key that the command line names, for a new slot.
+///
+/// # Errors
+/// When its source cannot be read, or holds no key.
+pub fn key_of(source: &KeySource) -> Result<RepositoryKey, InstallationError> {
+    obtain(source).map_err(|error| match error {
+        NoKey::Source(cause) => InstallationError::File {
+            action: "read the key in",
+            path: PathBuf::from(key_place(source)),
+            source: cause,
+        },
+        NoKey::Text(cause) => InstallationError::Store {
+            action: "use the key for a slot",
+            place: key_place(source),
+            source: cause,
+        },
     })
 }
 
 /// Makes a new key file; an existing one is never touched.
-pub(crate) fn write_new(file: &Path) -> io::Result<()> {
+///
+/// # Errors
+/// When it exists or cannot be written.
+pub fn write_new_key(path: &Path) -> io::Result<()> {
     let text = RepositoryKey::generate()
         .to_text()
         .ok_or_else(|| io::Error::other("a new key has no text"))?;
-    write_new_file(file, text.as_bytes(), 0o600)
+    write_new_file(path, text.as_bytes(), 0o600)
 }
 
 /// The password of a database connection, if the configuration names a source for one.
@@ -64,17 +130,18 @@ pub(crate) fn password(
     workload: &WorkloadName,
     source: &PostgresSource,
 ) -> Result<Option<String>, InstallationError> {
-    text(
-        source.password_file.as_deref(),
-        source.password_env.as_deref(),
-    )
-    .map(|text| text.map(|text| text.trim_end_matches(['\r', '\n']).to_owned()))
-    .map_err(|cause| InstallationError::Password {
-        workload: workload.clone(),
-        place: source.password_file.as_ref().map_or_else(
-            || format!("{:?}", source.password_env.as_deref().unwrap_or_default()),
-            |file| file.display().to_string(),
-        ),
-        source: cause,
-    })
+    let text = match (&source.password_file, &source.password_env) {
+        (Some(path), _) => file(path).map(Some),
+        (None, Some(name)) => variable(name).map(Some),
+        (None, None) => Ok(None),
+    };
+    text.map(|text| text.map(|text| text.trim_end_matches(['\r', '\n']).to_owned()))
+        .map_err(|cause| InstallationError::Password {
+            workload: workload.clone(),
+            place: source.password_file.as_ref().map_or_else(
+                || format!("{:?}", source.password_env.as_deref().unwrap_or_default()),
+                |file| file.display().to_string(),
+            ),
+            source: cause,
+        })
 }

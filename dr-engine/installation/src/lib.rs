@@ -22,12 +22,15 @@ mod key;
 mod open;
 mod place;
 mod rebuild;
+mod rotate;
 mod snapshot;
 
 pub use adopt::{AdoptRequest, AdoptSource, adopt};
 pub use error::InstallationError;
 pub use init::{InitOutcome, InitRequest, init};
+pub use key::{key_of, key_place, write_new_key};
 pub use open::{Installation, open_for_wal};
 pub use place::{create_folder, write_new_file};
 pub use rebuild::RebuildReport;
+pub use rotate::{RotationOutcome, rotate_key};
 pub use snapshot::ConfigurationSnapshot;

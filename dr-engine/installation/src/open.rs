@@ -91,7 +91,7 @@ pub(crate) fn check_locks(
     Ok(())
 }
 
-fn open_repository(
+pub(crate) fn open_repository(
     name: &RepositoryName,
     config: &RepositoryConfig,
 ) -> Result<Repository, InstallationError> {

@@ -55,16 +55,9 @@ pub async fn execute(
                 .into
                 .clone()
                 .ok_or_else(|| RestoreError::NoFolder(plan.workload.clone()))?;
-            let all = Arc::new(|_: &str| true);
-            let done = crate::files(
-                installation,
-                &plan.workload,
-                &plan.point.id,
-                &into,
-                all,
-                progress,
-            )
-            .await?;
+            let (workload, point) = (&plan.workload, &plan.point.id);
+            let done =
+                crate::files::whole_folder(installation, workload, point, &into, progress).await?;
             Ok(RestoreOutcome {
                 folder: Some(into),
                 files: done.entries,

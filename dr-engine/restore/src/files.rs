@@ -1,14 +1,16 @@
 //! Folders.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
+use chrono::{DateTime, Utc};
 use dr_installation::Installation;
 use dr_model::{ByteCount, Progress, RestorePointId, WorkloadName};
 use dr_sources::files::FolderWriter;
 use dr_sources::{Item, ItemKind};
-use dr_store::{EntryKind, Repository, StoredPoint, TreeEntry};
+use dr_store::{EntryKind, Repository, ShreddedFile, StoreError, StoredPoint, TreeEntry};
 use serde::{Deserialize, Serialize};
 
 use crate::RestoreError;
@@ -29,7 +31,8 @@ pub struct FilesOutcome {
 /// workload's folder) into `into`, which must be empty or absent.
 ///
 /// # Errors
-/// When the point is unknown, the folder is not empty, or an entry cannot be read or written.
+/// When the point is unknown, the folder is not empty, an entry cannot be read or written, or one was
+/// shredded: what is asked for by name is not brought back by halves.
 pub async fn files(
     installation: &Installation,
     workload: &WorkloadName,
@@ -38,11 +41,69 @@ pub async fn files(
     only: Arc<dyn Fn(&str) -> bool + Send + Sync>,
     progress: Arc<dyn Progress>,
 ) -> Result<FilesOutcome, RestoreError> {
+    restore(
+        installation,
+        (workload, point),
+        into,
+        Wanted::Part(only),
+        progress,
+    )
+    .await
+}
+
+/// Restores all of a folder but what was shredded, and says what that was.
+///
+/// # Errors
+/// As [`files`], but for what was shredded.
+pub(crate) async fn whole_folder(
+    installation: &Installation,
+    workload: &WorkloadName,
+    point: &RestorePointId,
+    into: &Path,
+    progress: Arc<dyn Progress>,
+) -> Result<FilesOutcome, RestoreError> {
+    restore(
+        installation,
+        (workload, point),
+        into,
+        Wanted::Everything,
+        progress,
+    )
+    .await
+}
+
+/// What is to be restored.
+enum Wanted {
+    /// All that there still is.
+    Everything,
+    /// The paths for which it holds, every one of them.
+    Part(Arc<dyn Fn(&str) -> bool + Send + Sync>),
+}
+
+async fn restore(
+    installation: &Installation,
+    (workload, point): (&WorkloadName, &RestorePointId),
+    into: &Path,
+    what: Wanted,
+    progress: Arc<dyn Progress>,
+) -> Result<FilesOutcome, RestoreError> {
     let repository = installation.open_repository_of(workload).await?;
     let (workload, point) = (workload.clone(), point.clone());
     let into = std::path::absolute(into).map_err(file_error("resolve", into))?;
     blocking("restore the folder", move || {
-        let (stored, entries) = read_point(&repository, &workload, &point)?;
+        let (stored, entries, gone) = read_point(&repository, &workload, &point)?;
+        let only = match what {
+            Wanted::Everything => {
+                tell_shredded(&gone, progress.as_ref());
+                Arc::new(|_: &str| true)
+            }
+            Wanted::Part(only) => {
+                if let Some(file) = gone.iter().find(|file| only(&file.path)) {
+                    return Err(shredded(file, &repository));
+                }
+                only
+            }
+        };
         prepare(&into)?;
         write(
             &repository,
@@ -56,12 +117,33 @@ pub async fn files(
     .await
 }
 
-/// A restore point of a workload, with its entries. Blocks.
+fn shredded(file: &ShreddedFile, repository: &Repository) -> RestoreError {
+    store_error(format!("read `{}`", file.path), repository)(StoreError::Shredded {
+        tenant: file.tenant.clone(),
+        at: file.at,
+    })
+}
+
+/// Says what is left out because it was shredded.
+fn tell_shredded(gone: &[ShreddedFile], progress: &dyn Progress) {
+    let mut tenants: BTreeMap<(&str, DateTime<Utc>), u64> = BTreeMap::new();
+    for file in gone {
+        *tenants.entry((file.tenant.as_str(), file.at)).or_default() += 1;
+    }
+    for ((tenant, at), files) in tenants {
+        progress.note(&format!(
+            "{files} files of tenant {tenant} are left out: shredded on {}",
+            at.format("%Y-%m-%d %H:%M:%S UTC")
+        ));
+    }
+}
+
+/// A restore point of a workload, with its entries and the files that were shredded. Blocks.
 pub(crate) fn read_point(
     repository: &Repository,
     workload: &WorkloadName,
     point: &RestorePointId,
-) -> Result<(StoredPoint, Vec<TreeEntry>), RestoreError> {
+) -> Result<(StoredPoint, Vec<TreeEntry>, Vec<ShreddedFile>), RestoreError> {
     let failed = || store_error(format!("read restore point {point}"), repository);
     let stored = repository
         .point(point)
@@ -72,7 +154,10 @@ pub(crate) fn read_point(
             point: point.clone(),
         })?;
     let entries = repository.entries(&stored).map_err(failed())?;
-    Ok((stored, entries))
+    let (entries, gone) = repository
+        .without_shredded(&stored, entries)
+        .map_err(failed())?;
+    Ok((stored, entries, gone))
 }
 
 /// The folder keeps its owner and rights when it is there.

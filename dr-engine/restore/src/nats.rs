@@ -83,7 +83,7 @@ pub(crate) async fn restore_streams(
     cancel: &CancellationToken,
 ) -> Result<BTreeMap<String, dr_model::StreamPosition>, RestoreError> {
     let (store, name, id) = (repository.clone(), workload.clone(), point.clone());
-    let (stored, entries) = blocking("read the restore point", move || {
+    let (stored, entries, _) = blocking("read the restore point", move || {
         read_point(&store, &name, &id)
     })
     .await?;

@@ -150,7 +150,7 @@ async fn read_everything(work: &Work<'_>, checks: &mut Checks) -> Result<(), Res
     let (repository, point) = (work.repository.clone(), work.point.clone());
     let (progress, cancel) = (Arc::clone(&work.progress), work.cancel.clone());
     let (files, segments) = blocking("read the restore point", move || {
-        let (stored, mut entries) =
+        let (stored, mut entries, _) =
             crate::files::read_point(&repository, &point.workload, &point.id)?;
         progress.phase(
             "reading every file",

@@ -46,8 +46,8 @@ pub use crypto::{KeyCommand, NewSlot, RepositoryKey, SlotKind, new_age_identity}
 pub use error::StoreError;
 pub use format::tree::{EntryKind, EntryMeta, TreeEntry};
 pub use repo::{
-    BackupWriter, ChainAnchor, Domain, KeySlot, PointReader, Repository, Shredding, StoredPoint,
-    TenantKey, WalInfo, WalPut, WriteOptions,
+    BackupWriter, ChainAnchor, Domain, KeySlot, PointReader, Repository, ShredOutcome,
+    ShreddedFile, Shredding, StoredPoint, TenantKey, WalInfo, WalPut, WriteOptions,
 };
 
 /// Whether this build carries test hooks (kill points, the journal of file operations). Never in a

@@ -26,7 +26,7 @@ use std::sync::{Arc, Mutex};
 use dr_model::WorkloadName;
 
 pub use chain::ChainAnchor;
-pub use keys::{Domain, KeySlot, Shredding, TenantKey};
+pub use keys::{Domain, KeySlot, ShredOutcome, ShreddedFile, Shredding, TenantKey};
 pub use points::StoredPoint;
 pub use reader::PointReader;
 pub use wal::{WalInfo, WalPut};

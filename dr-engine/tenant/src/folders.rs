@@ -12,8 +12,8 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
 
 use chrono::{DateTime, Utc};
+use dr_config::TenantGlob;
 use dr_model::{RestorePointId, WorkloadName};
-use globset::{GlobBuilder, GlobMatcher};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -130,17 +130,9 @@ pub(crate) fn glob_of(pattern: &str, tenant: &Tenant) -> Result<String, TenantEr
 pub(crate) fn matcher(
     glob: &str,
 ) -> Result<impl Fn(&str) -> bool + Send + Sync + use<>, TenantError> {
-    let build = |pattern: &str| -> Result<GlobMatcher, TenantError> {
-        GlobBuilder::new(pattern)
-            .literal_separator(true)
-            .backslash_escape(true)
-            .build()
-            .map(|glob| glob.compile_matcher())
-            .map_err(|error| TenantError::format(format!("tenancy.path `{pattern}`"), error))
-    };
-    let all = build(glob)?;
-    let top = glob.strip_suffix("/**").map(build).transpose()?;
-    Ok(move |path: &str| all.is_match(path) || top.as_ref().is_some_and(|top| top.is_match(path)))
+    let paths = TenantGlob::new(glob)
+        .map_err(|why| TenantError::Refused(vec![format!("tenancy.path `{glob}`: {why}")]))?;
+    Ok(move |path: &str| paths.is_match(path))
 }
 
 fn hash(path: &Path) -> Result<String, TenantError> {

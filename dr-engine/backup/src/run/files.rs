@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use dr_config::FilesSource;
+use dr_config::{FilesSource, TenantPath};
 use dr_model::{Condition, FilesPosition, Position, Progress, RestorePoint};
 use tokio_util::sync::CancellationToken;
 
@@ -18,6 +18,10 @@ pub(super) async fn back_up(
     let started = job.installation.clock.now();
     let writer = job.begin().await?;
     let (root, name) = (source.path.clone(), job.name().clone());
+    let tenancy = job.workload.config.tenancy.as_ref();
+    let tenants = tenancy
+        .and_then(|tenancy| tenancy.path.as_deref())
+        .and_then(TenantPath::new);
     let (progress, cancel) = (std::sync::Arc::clone(&job.progress), job.cancel.clone());
     progress.phase("reading the folder", bytes_before(job).await);
     let full = job.full;
@@ -26,6 +30,7 @@ pub(super) async fn back_up(
             true => StoreSink::new(writer),
             false => StoreSink::sparing_unchanged(writer),
         };
+        let sink = sink.for_tenants(tenants);
         let entries = capture_folder(&root, &sink, progress.as_ref(), &cancel)?;
         if cancel.is_cancelled() {
             return Err(BackupError::Cancelled(name));

@@ -3,8 +3,9 @@
 use std::io::Read;
 use std::sync::Arc;
 
+use dr_config::TenantPath;
 use dr_sources::{ContentKind, Item, ItemKind, ItemSink, SinkError};
-use dr_store::{BackupWriter, Cutting, EntryKind, EntryMeta};
+use dr_store::{BackupWriter, Cutting, Domain, EntryKind, EntryMeta};
 
 use crate::BackupError;
 
@@ -14,6 +15,9 @@ pub(super) struct StoreSink {
     writer: BackupWriter,
     /// Files that are as they were in the newest restore point need not be read.
     spare_unchanged: bool,
+    /// Whose a path is, where tenants' files can be told apart: each tenant's content goes under a key
+    /// of its own.
+    tenants: Option<TenantPath>,
 }
 
 impl StoreSink {
@@ -21,6 +25,7 @@ impl StoreSink {
         Self {
             writer,
             spare_unchanged: false,
+            tenants: None,
         }
     }
 
@@ -28,9 +33,20 @@ impl StoreSink {
     /// For folders of people only: of a database, what its files hold is not told by their times.
     pub(super) fn sparing_unchanged(writer: BackupWriter) -> Self {
         Self {
-            writer,
             spare_unchanged: true,
+            ..Self::new(writer)
         }
+    }
+
+    /// Tells tenants' files apart.
+    pub(super) fn for_tenants(mut self, tenants: Option<TenantPath>) -> Self {
+        self.tenants = tenants;
+        self
+    }
+
+    fn domain(&self, path: &str) -> Domain {
+        let tenant = self.tenants.as_ref().and_then(|of| of.tenant_of(path));
+        tenant.map_or(Domain::Workload, Domain::Tenant)
     }
 
     pub(super) fn into_writer(self) -> BackupWriter {
@@ -71,7 +87,9 @@ impl ItemSink for StoreSink {
             ContentKind::Pages => Cutting::Pages,
             ContentKind::Other => Cutting::Content,
         };
-        self.writer.add_file(meta(item), content, cutting)?;
+        let domain = self.domain(&item.path);
+        self.writer
+            .add_file_of(&domain, meta(item), content, cutting)?;
         Ok(())
     }
 
@@ -91,7 +109,8 @@ impl ItemSink for StoreSink {
         if !self.spare_unchanged {
             return Ok(false);
         }
-        Ok(self.writer.add_unchanged(&meta(item), size)?)
+        let domain = self.domain(&item.path);
+        Ok(self.writer.add_unchanged_of(&domain, &meta(item), size)?)
     }
 }
 

@@ -158,7 +158,7 @@ fn end_of(text: &str) -> Result<DateTime<Utc>, Failure> {
 }
 
 /// Who holds: a hold without a name is nobody's.
-fn who() -> Result<String, Failure> {
+pub(crate) fn who() -> Result<String, Failure> {
     let variable = |name| {
         std::env::var(name)
             .ok()

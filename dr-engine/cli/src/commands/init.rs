@@ -1,6 +1,6 @@
 //! `dr init`.
 
-use dr_config::S3Config;
+use dr_config::{KeySource, S3Config};
 use dr_installation::{AdoptRequest, AdoptSource, InitRequest};
 
 use crate::args::InitArgs;
@@ -12,7 +12,7 @@ pub(crate) async fn run(context: &Context, arguments: InitArgs) -> Result<u8, Fa
     let outcome = if let Some(source) = &arguments.adopt {
         let request = AdoptRequest {
             source: adopt_source(source, &arguments)?,
-            key: arguments.key.clone().unwrap_or_default(),
+            key: adopt_key(&arguments)?,
             config: new_config(context)?,
         };
         dr_installation::adopt(&request).await?
@@ -60,6 +60,17 @@ fn new_config(context: &Context) -> Result<std::path::PathBuf, Failure> {
         return absolute(std::path::Path::new(&variable));
     }
     absolute(std::path::Path::new("dr.yaml"))
+}
+
+/// What opens the adopted repository: the argument parser sees to it that it is one.
+fn adopt_key(arguments: &InitArgs) -> Result<KeySource, Failure> {
+    let path = |given: &Option<std::path::PathBuf>| given.as_deref().map(absolute).transpose();
+    Ok(KeySource {
+        file: path(&arguments.key)?,
+        age_identity: path(&arguments.age_identity)?,
+        passphrase_file: path(&arguments.passphrase_file)?,
+        ..KeySource::default()
+    })
 }
 
 fn adopt_source(text: &str, arguments: &InitArgs) -> Result<AdoptSource, Failure> {

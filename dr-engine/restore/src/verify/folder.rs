@@ -15,20 +15,13 @@ const DIFFERENCES_NAMED_MAX: usize = 10;
 pub(super) async fn verify(work: &Work<'_>, checks: &mut Checks) -> Result<(), RestoreError> {
     let folder = Temporary::below(&work.folder);
     let (workload, point) = (&work.point.workload, &work.point.id);
-    let all = Arc::new(|_: &str| true);
-    let done = crate::files(
-        work.installation,
-        workload,
-        point,
-        &folder.0,
-        all,
-        Arc::clone(&work.progress),
-    )
-    .await?;
+    let progress = Arc::clone(&work.progress);
+    let done =
+        crate::files::whole_folder(work.installation, workload, point, &folder.0, progress).await?;
     checks.held("restored", format!("{} entries", done.entries));
     let (repository, workload, point) = (work.repository.clone(), workload.clone(), point.clone());
     let found = blocking("compare the restored folder", move || {
-        let (_, entries) = read_point(&repository, &workload, &point)?;
+        let (_, entries, _) = read_point(&repository, &workload, &point)?;
         let expected: Vec<Expected> = entries
             .iter()
             .map(|entry| Expected {

@@ -14,6 +14,7 @@
 //! writer that was asleep; data stored later gets a new key under the next code. A crash between the
 //! two leaves a void key that the next shredding of this tenant deletes.
 
+mod shred;
 mod slots;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -23,6 +24,7 @@ use chrono::{DateTime, Utc};
 use dr_model::WorkloadName;
 use serde::{Deserialize, Serialize};
 
+pub use shred::{ShredOutcome, ShreddedFile};
 pub use slots::KeySlot;
 pub(super) use slots::{Opened, open_slots, store_slot};
 
@@ -106,11 +108,26 @@ type OwnedKeys = (Arc<Keys>, Option<String>);
 
 /// The data keys that were opened so far.
 #[derive(Debug, Default)]
-pub(crate) struct KnownKeys(Mutex<HashMap<(WorkloadName, Domain), Arc<Keys>>>);
+pub(crate) struct KnownKeys {
+    opened: Mutex<HashMap<(WorkloadName, Domain), Arc<Keys>>>,
+    /// Keys known to be destroyed: that never changes again, and is asked for each file.
+    destroyed: Mutex<HashMap<KeyId, Shredding>>,
+}
 
 impl KnownKeys {
     fn lock(&self) -> MutexGuard<'_, HashMap<(WorkloadName, Domain), Arc<Keys>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.opened.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn forget(&self, workload: &WorkloadName, tenant: &str) {
+        self.lock()
+            .remove(&(workload.clone(), Domain::Tenant(tenant.to_owned())));
+    }
+
+    fn destroyed(&self) -> MutexGuard<'_, HashMap<KeyId, Shredding>> {
+        self.destroyed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn get(&self, workload: &WorkloadName, domain: &Domain) -> Option<Arc<Keys>> {
@@ -270,7 +287,6 @@ impl Inner {
         Ok(found)
     }
 
-    #[allow(dead_code, reason = "asked by readers of several domains")]
     /// The data key with this id: for opening what names it. Says of a destroyed key that it was.
     pub(crate) fn data_keys_by_id(
         &self,
@@ -286,11 +302,19 @@ impl Inner {
         if let Some(known) = known {
             return Ok(known);
         }
+        let destroyed = self.known_keys.destroyed().get(id).cloned();
+        if let Some(Shredding { tenant, at, .. }) = destroyed {
+            return Err(StoreError::Shredded { tenant, at });
+        }
         if let Some(found) = self.all_data_keys(workload)?.remove(id) {
             return Ok(found);
         }
         match self.shredded(workload)?.remove(id) {
-            Some(Shredding { tenant, at, .. }) => Err(StoreError::Shredded { tenant, at }),
+            Some(shredding) => {
+                let (tenant, at) = (shredding.tenant.clone(), shredding.at);
+                self.known_keys.destroyed().insert(*id, shredding);
+                Err(StoreError::Shredded { tenant, at })
+            }
             None => Err(self.missing(&format!("data key {}", hex::encode(id)))),
         }
     }
@@ -339,20 +363,6 @@ impl Inner {
             }
         }
         Ok(())
-    }
-
-    /// Removes an object and asks whether it is gone.
-    pub(crate) fn delete_for_good(&self, object: &str) -> Result<(), StoreError> {
-        self.backend
-            .delete(object)
-            .map_err(self.failed(format!("deleting `{object}`")))?;
-        match self.get(object)? {
-            None => Ok(()),
-            Some(_) => Err(StoreError::NotGone {
-                object: object.to_owned(),
-                place: self.place.clone(),
-            }),
-        }
     }
 
     pub(crate) fn read_shredding(&self, object: &str) -> Result<Shredding, StoreError> {

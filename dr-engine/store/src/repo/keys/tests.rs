@@ -208,3 +208,87 @@ fn a_key_that_lies_in_another_tenants_place_is_damage() {
     ));
     assert!(fresh.inner().all_data_keys(&workload()).is_err());
 }
+
+#[test]
+fn shredding_takes_one_tenants_key_and_nobody_elses() {
+    let place = Place::new();
+    let repository = place.open();
+    let repo = repository.inner();
+    let acme = repo.data_keys_or_new(&workload(), &tenant("acme")).unwrap();
+    let bolt = repo.data_keys_or_new(&workload(), &tenant("bolt")).unwrap();
+    let object = repo.data_key_object(&workload(), &tenant("acme")).unwrap();
+    let outcome = repository
+        .shred_tenant(&workload(), "acme", DateTime::UNIX_EPOCH, "operator")
+        .unwrap();
+    assert_eq!((outcome.deleted, outcome.shreddings.len()), (1, 1));
+    assert_eq!(outcome.shreddings[0].key_ids, [hex::encode(acme.id())]);
+    assert!(place.backend.get(&object).unwrap().is_none());
+    for repository in [&repository, &place.open()] {
+        let repo = repository.inner();
+        assert!(matches!(
+            repo.data_keys_by_id(&workload(), &acme.id()),
+            Err(StoreError::Shredded { .. })
+        ));
+        assert!(repo.data_keys_by_id(&workload(), &bolt.id()).is_ok());
+        assert_eq!(repository.tenant_keys(&workload()).unwrap().len(), 1);
+    }
+    // Nothing to do, and nothing done.
+    let again = repository
+        .shred_tenant(&workload(), "acme", DateTime::UNIX_EPOCH, "operator")
+        .unwrap();
+    assert_eq!((again.deleted, again.shreddings.len()), (0, 1));
+    let nobody = repository
+        .shred_tenant(&workload(), "nobody", DateTime::UNIX_EPOCH, "operator")
+        .unwrap();
+    assert_eq!(nobody, ShredOutcome::default());
+}
+
+#[test]
+fn a_key_that_a_crash_or_a_copy_left_goes_the_next_time() {
+    let place = Place::new();
+    let repository = place.open();
+    let repo = repository.inner();
+    repo.data_keys_or_new(&workload(), &tenant("acme")).unwrap();
+    let record = void(&repository, "acme");
+    let key = place.backend.get(&record.object).unwrap().unwrap();
+    assert!(repository.is_void_key(&record.object).unwrap());
+    let outcome = place
+        .open()
+        .shred_tenant(&workload(), "acme", DateTime::UNIX_EPOCH, "operator")
+        .unwrap();
+    assert_eq!(outcome.deleted, 1);
+    assert!(place.backend.get(&record.object).unwrap().is_none());
+    place.backend.put_new(&record.object, &key).unwrap();
+    let outcome = place.open().delete_void_keys(&workload(), None).unwrap();
+    assert_eq!(outcome.deleted, 1);
+    assert!(place.backend.get(&record.object).unwrap().is_none());
+}
+
+#[test]
+fn a_copy_takes_the_record_over_byte_for_byte_and_loses_the_key() {
+    let place = Place::new();
+    let folder = tempfile::tempdir().unwrap();
+    let backend = Arc::new(LocalBackend::new(&folder.path().join("copy")));
+    let repository = place.open();
+    let repo = repository.inner();
+    repo.data_keys_or_new(&workload(), &tenant("acme")).unwrap();
+    backend.prepare().unwrap();
+    for entry in place.backend.list("").unwrap() {
+        let body = place.backend.get(&entry.name).unwrap().unwrap();
+        backend.put_new(&entry.name, &body).unwrap();
+    }
+    let copy = Repository::open(Arc::<LocalBackend>::clone(&backend), &place.key).unwrap();
+    let shredded = repository
+        .shred_tenant(&workload(), "acme", DateTime::UNIX_EPOCH, "operator")
+        .unwrap();
+    let there = repository.shred_in_copy(&copy, &workload()).unwrap();
+    assert_eq!(there, shredded);
+    let all = |backend: &LocalBackend| -> Vec<_> {
+        let listed = backend.list("").unwrap();
+        listed
+            .into_iter()
+            .map(|entry| (backend.get(&entry.name).unwrap(), entry.name))
+            .collect()
+    };
+    assert_eq!(all(&place.backend), all(&backend));
+}
