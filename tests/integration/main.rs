@@ -15,6 +15,7 @@ mod debian_cluster;
 mod folders_and_streams;
 mod keys;
 mod refused;
+mod retention;
 mod s3;
 mod targets;
 mod wal;

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use dr_model::{HoldId, RestorePointId, SystemId, WalFileName, WorkloadName};
+use dr_model::{HoldId, RestorePointId, SystemId, TierName, WalFileName, WorkloadName};
 use dr_sources::SourceError;
 use dr_store::StoreError;
 
@@ -142,6 +142,17 @@ pub enum BackupError {
         /// Its process.
         pid: u32,
     },
+    /// A workload whose tier is not configured: how long its points are kept is not known.
+    #[error("workload `{workload}` names tier `{tier}`, which does not exist: nothing was removed")]
+    UnknownTier {
+        /// The workload.
+        workload: WorkloadName,
+        /// The tier.
+        tier: TierName,
+    },
+    /// The catalog could not do its part.
+    #[error("the catalog keeps rows of restore points that are gone")]
+    Catalog(#[source] dr_catalog::CatalogError),
     /// A restore point that no repository lists.
     #[error("no repository lists a restore point {0}")]
     UnknownPoint(RestorePointId),
@@ -220,6 +231,7 @@ impl BackupError {
             Self::UnknownHold(_) | Self::HoldEnded(_) => {
                 Some("`dr hold list` shows them".to_owned())
             }
+            Self::Catalog(_) => Some("`dr catalog rebuild` makes it anew".to_owned()),
             Self::WhichWorkload { .. } => Some("give --workload".to_owned()),
             Self::ServerRuns { .. } => Some("stop the server first".to_owned()),
             _ => None,
@@ -231,7 +243,10 @@ impl BackupError {
     pub fn is_usage(&self) -> bool {
         match self {
             Self::Installation(error) => error.is_usage(),
-            Self::Config(_) | Self::WrongKind { .. } | Self::NoSuchPoint(_) => true,
+            Self::Config(_)
+            | Self::WrongKind { .. }
+            | Self::NoSuchPoint(_)
+            | Self::UnknownTier { .. } => true,
             _ => false,
         }
     }

@@ -228,6 +228,10 @@ pub fn add_hold(installation: &Installation, request: &HoldRequest) -> Result<Ho
     };
     for repository in &repositories {
         hold.store(repository)?;
+        // What a prune decided before it could know of the hold is not carried out any more.
+        repository
+            .outdate_plans(&hold.workload, now)
+            .map_err(store_error(format!("place {}", hold.id), repository))?;
     }
     if let HoldScope::Point { point } = &hold.scope {
         for repository in &repositories {

@@ -15,6 +15,7 @@
 mod binding;
 mod error;
 mod hold;
+mod prune;
 mod retention;
 mod run;
 mod status;
@@ -26,6 +27,10 @@ pub use binding::{Binding, bind, binding_of, check_binding};
 pub use error::BackupError;
 pub use hold::{
     Hold, HoldRelease, HoldRequest, HoldScope, StoredHold, add_hold, holds, release_hold,
+};
+pub use prune::{
+    PruneChoice, RepositoryPrune, forget_points, plan_prune, prune, prune_and_forget,
+    pruned_repositories,
 };
 pub use retention::{
     Decision, Fate, Held, HoldOn, KeepReason, PointFacts, RetentionInput, RetentionPlan,

@@ -209,6 +209,24 @@ pub enum KeepReason {
     Undo,
 }
 
+impl KeepReason {
+    /// The kind of reason, without which period or hold.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Newest => "newest",
+            Self::NewestClean => "newest clean",
+            Self::Period { unit, .. } => unit,
+            Self::WindowBegins | Self::Window => "window",
+            Self::MinRedundancy => "min_redundancy",
+            Self::Hold { .. } => "held",
+            Self::UnknownWorkload => "workload not configured",
+            Self::UnknownTier { .. } => "tier not configured",
+            Self::Undo => "undo",
+        }
+    }
+}
+
 impl fmt::Display for KeepReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

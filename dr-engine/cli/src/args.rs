@@ -424,6 +424,18 @@ pub(crate) enum RepoCommand {
         #[arg(long)]
         read: bool,
     },
+    /// Removes the restore points and the WAL that retention does not keep, and what only they needed.
+    Prune {
+        /// Only this repository; else each that backups are made into.
+        repository: Option<String>,
+        /// Shows what would be removed and why the rest stays, and ends.
+        #[arg(long)]
+        preview: bool,
+        /// Also removes what the configuration does not name any more, but for the newest restore point
+        /// of each workload and what is held.
+        #[arg(long)]
+        unconfigured: bool,
+    },
 }
 
 #[derive(Debug, Subcommand)]

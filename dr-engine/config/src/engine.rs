@@ -20,6 +20,43 @@ pub struct EngineFile {
     pub tiers: PathBuf,
     /// What is protected.
     pub workloads: BTreeMap<WorkloadName, WorkloadConfig>,
+    /// When what is not needed any more is removed from the repositories.
+    #[serde(default)]
+    pub prune: PruneSchedule,
+}
+
+/// When `dr serve` prunes each repository that backups are made into.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PruneSchedule {
+    /// `false`: only `dr repo prune` removes anything.
+    #[serde(default = "default_prune_enabled")]
+    pub enabled: bool,
+    /// The cron expression, as for backups.
+    #[serde(default = "default_prune_cron")]
+    pub cron: String,
+    /// An IANA zone; UTC when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timezone: Option<String>,
+}
+
+impl Default for PruneSchedule {
+    fn default() -> Self {
+        Self {
+            enabled: default_prune_enabled(),
+            cron: default_prune_cron(),
+            timezone: None,
+        }
+    }
+}
+
+fn default_prune_enabled() -> bool {
+    true
+}
+
+/// Once a day, behind the nightly backups and verifications of the shipped tiers.
+fn default_prune_cron() -> String {
+    "0 40 5 * * *".to_owned()
 }
 
 /// One repository: exactly one of `path` and `s3`.

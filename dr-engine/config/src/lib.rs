@@ -31,8 +31,8 @@ pub use drill::{
     SandboxConfig,
 };
 pub use engine::{
-    EngineFile, FilesSource, NatsSource, PostgresSource, RepositoryConfig, TenancyConfig,
-    TenancyModel, TenantTable, WorkloadConfig, WorkloadSource,
+    EngineFile, FilesSource, NatsSource, PostgresSource, PruneSchedule, RepositoryConfig,
+    TenancyConfig, TenancyModel, TenantTable, WorkloadConfig, WorkloadSource,
 };
 pub use error::ConfigError;
 pub use key_source::{ChosenKey, KeyCommandSource, KeySource};

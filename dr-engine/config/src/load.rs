@@ -189,6 +189,8 @@ impl WorkloadConfig {
 }
 
 fn validate_engine(engine: &EngineFile, path: &Path, text: &str) -> Result<(), ConfigError> {
+    let prune = &engine.prune;
+    check_schedule(path, text, "prune:", &prune.cron, prune.timezone.as_deref())?;
     for (name, repository) in &engine.repositories {
         let at = |message: String, hint: &str| {
             let here = format!("{name}:");

@@ -26,7 +26,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dr_config::{
-    Config, EngineFile, FilesSource, KeySource, RepositoryConfig, WorkloadConfig, WorkloadSource,
+    Config, EngineFile, FilesSource, KeySource, PruneSchedule, RepositoryConfig, WorkloadConfig,
+    WorkloadSource,
 };
 use dr_installation::Installation;
 use dr_model::{Progress, RestorePoint, RestorePointId, WorkloadName};
@@ -182,6 +183,11 @@ impl Sandbox {
             catalog: format!("sqlite:{}", self.folder.join("unused.db").display()),
             tiers: self.folder.join("tier-configs"),
             workloads: workloads.clone(),
+            // Production's repositories are only read here, and the sandbox's own go with it.
+            prune: PruneSchedule {
+                enabled: false,
+                ..PruneSchedule::default()
+            },
         };
         self.write_yaml(&from_production, &engine)?;
         for (name, repository) in &mut engine.repositories {

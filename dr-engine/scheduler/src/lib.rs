@@ -23,4 +23,4 @@ mod plan;
 pub use backoff::{RETRY_DELAY_MAX, RETRY_DELAY_MIN, retry_delay};
 pub use civil::{CivilSchedule, Due};
 pub use error::ScheduleError;
-pub use plan::{Activity, Planned, plan};
+pub use plan::{Activity, Planned, Subject, plan};

@@ -16,16 +16,16 @@ pub(crate) type Alerts = BTreeMap<String, String>;
 pub(crate) fn of_schedules(entries: &[Entry], now: DateTime<Utc>) -> Alerts {
     let mut alerts = Alerts::new();
     for entry in entries {
-        let (workload, activity) = (&entry.planned.workload, entry.planned.activity.name());
+        let (subject, activity) = (&entry.planned.subject, entry.planned.activity.name());
         let message = if let Some((at, reason)) = &entry.last_failure {
             format!(
-                "{activity} of `{workload}` failed {} times in a row, last at {}: {reason}",
+                "{activity} of {subject} failed {} times in a row, last at {}: {reason}",
                 entry.failures_in_a_row,
                 time(*at)
             )
         } else if let Some(since) = entry.late_since(now) {
             format!(
-                "{activity} of `{workload}` was to run at {} and has not: its lane is not free",
+                "{activity} of {subject} was to run at {} and has not: its lane is not free",
                 time(since)
             )
         } else {
@@ -102,7 +102,7 @@ fn verification_overdue(
     now: DateTime<Utc>,
 ) -> Option<DateTime<Utc>> {
     let entry = entries.iter().find(|entry| {
-        entry.planned.workload == status.workload
+        entry.planned.subject.workload() == Some(&status.workload)
             && matches!(entry.planned.activity, Activity::Verify { .. })
     })?;
     let since = match &status.last_verification {

@@ -7,8 +7,7 @@ use std::time::{Duration, Instant};
 use chrono::{DateTime, Utc};
 use dr_catalog::Catalog;
 use dr_installation::Installation;
-use dr_model::WorkloadName;
-use dr_scheduler::Activity;
+use dr_scheduler::{Activity, Subject};
 use tokio::task::{Id, JoinSet};
 use tokio_util::sync::CancellationToken;
 
@@ -27,7 +26,7 @@ pub const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 /// A run that goes on.
 struct Running {
     turn: Turn,
-    workload: WorkloadName,
+    subject: Subject,
 }
 
 pub(crate) struct Daemon {
@@ -103,10 +102,10 @@ impl Daemon {
 
     async fn launch_what_is_due(&mut self, shutdown: &CancellationToken) {
         let now = self.installation.clock.now();
-        let busy: BTreeSet<WorkloadName> = self
+        let busy: BTreeSet<Subject> = self
             .running
             .values()
-            .map(|running| running.workload.clone())
+            .map(|running| running.subject.clone())
             .collect();
         for turn in turns(&self.entries, &busy, now) {
             let Some(entry) = self.entries.get_mut(turn.entry) else {
@@ -134,14 +133,14 @@ impl Daemon {
                 tracing::warn!(schedule = key, %missed_since, "missed runs collapse to this one");
             }
             tracing::info!(schedule = key, planned_at = %turn.planned_at, "begin");
-            let workload = entry.planned.workload.clone();
+            let subject = entry.planned.subject.clone();
             let task = Task {
-                workload: workload.clone(),
+                subject: subject.clone(),
                 activity: entry.planned.activity.clone(),
             };
             let work = self.launcher.launch(task, shutdown.child_token());
             let handle = self.tasks.spawn(work);
-            self.running.insert(handle.id(), Running { turn, workload });
+            self.running.insert(handle.id(), Running { turn, subject });
         }
     }
 

@@ -8,14 +8,14 @@ use dr_installation::Installation;
 use dr_jobs::{JobError, JobSpec, Jobs};
 use dr_model::{Progress, WorkloadName};
 use dr_restore::VerifyRequest;
-use dr_scheduler::Activity;
+use dr_scheduler::{Activity, Subject};
 use tokio_util::sync::CancellationToken;
 
 /// Something that is due.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Task {
-    /// For which workload; also the lane.
-    pub workload: WorkloadName,
+    /// To what; also the lane.
+    pub subject: Subject,
     /// What.
     pub activity: Activity,
 }
@@ -61,17 +61,25 @@ impl Launcher for JobLauncher {
     ) -> Pin<Box<dyn Future<Output = Launched> + Send>> {
         let (installation, jobs) = (self.installation.clone(), self.jobs.clone());
         Box::pin(async move {
-            let ended = match task.activity {
-                Activity::Backup => back_up(&installation, &jobs, &task.workload, &cancel).await,
-                Activity::Verify { restore } => {
-                    verify(&installation, &jobs, &task.workload, restore, &cancel).await
+            let ended = match (task.subject, task.activity) {
+                (Subject::Workload(workload), Activity::Backup) => {
+                    back_up(&installation, &jobs, &workload, &cancel).await
                 }
-                Activity::Drill { script } => {
+                (Subject::Workload(workload), Activity::Verify { restore }) => {
+                    verify(&installation, &jobs, &workload, restore, &cancel).await
+                }
+                (Subject::Workload(workload), Activity::Drill { script }) => {
                     tracing::info!(
-                        workload = %task.workload, drill = script,
+                        %workload, drill = script,
                         "a drill is due; start it by hand with `dr drill run`"
                     );
                     Launched::Done("to be started by hand".to_owned())
+                }
+                (subject @ Subject::Repository(_), Activity::Prune) => {
+                    prune(&installation, &jobs, &subject, &cancel).await
+                }
+                (subject, activity) => {
+                    Launched::Failed(format!("there is no {} of {subject}", activity.name()))
                 }
             };
             match ended {
@@ -83,10 +91,10 @@ impl Launcher for JobLauncher {
     }
 }
 
-fn spec(kind: &str, workload: &WorkloadName) -> JobSpec {
+fn spec(kind: &str, lane: impl std::fmt::Display) -> JobSpec {
     JobSpec {
         kind: kind.to_owned(),
-        lane: workload.to_string(),
+        lane: lane.to_string(),
         detail: "scheduled".to_owned(),
     }
 }
@@ -147,6 +155,45 @@ async fn verify(
         }
         Err(error) => launched(Err(error)),
     }
+}
+
+/// Removes what is not needed any more. A prune that is asked to stop has ended its blocking part first:
+/// each of its steps leaves the repository whole, but none can be interrupted.
+async fn prune(
+    installation: &Installation,
+    jobs: &Jobs,
+    subject: &Subject,
+    cancel: &CancellationToken,
+) -> Launched {
+    let Subject::Repository(name) = subject else {
+        return Launched::Failed(format!("{subject} is no repository"));
+    };
+    let ended = jobs
+        .run(
+            spec("prune", subject.lane()),
+            true,
+            cancel,
+            |job| async move {
+                job.step("prune").await;
+                dr_backup::prune_and_forget(
+                    installation,
+                    name,
+                    Default::default(),
+                    Arc::new(LogProgress),
+                )
+                .await
+            },
+        )
+        .await;
+    launched(ended.map(|(_, report)| {
+        format!(
+            "{} restore points, {} WAL files, {} packs removed, {} won",
+            report.points.len(),
+            report.wal_files,
+            report.packs_deleted,
+            report.bytes_won
+        )
+    }))
 }
 
 fn launched<E: std::error::Error + 'static>(ended: Result<String, JobError<E>>) -> Launched {

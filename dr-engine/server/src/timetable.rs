@@ -4,8 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use dr_model::WorkloadName;
-use dr_scheduler::{Planned, retry_delay};
+use dr_scheduler::{Planned, Subject, retry_delay};
 
 /// A planned moment that nobody took up for this long is an alarm.
 pub(crate) const LATE_AFTER: Duration = Duration::from_secs(300);
@@ -85,15 +84,11 @@ impl Entry {
 
 /// At most one turn for each free lane: what has been due for longest, so that a frequent backup does
 /// not starve a rare verification.
-pub(crate) fn turns(
-    entries: &[Entry],
-    busy: &BTreeSet<WorkloadName>,
-    now: DateTime<Utc>,
-) -> Vec<Turn> {
+pub(crate) fn turns(entries: &[Entry], busy: &BTreeSet<Subject>, now: DateTime<Utc>) -> Vec<Turn> {
     let mut turns: Vec<Turn> = entries
         .iter()
         .enumerate()
-        .filter(|(_, entry)| !busy.contains(&entry.planned.workload))
+        .filter(|(_, entry)| !busy.contains(&entry.planned.subject))
         .filter_map(|(place, entry)| {
             let (planned_at, missed_since) = entry.due(now)?;
             Some(Turn {
@@ -108,7 +103,7 @@ pub(crate) fn turns(
     turns.retain(|turn| {
         entries
             .get(turn.entry)
-            .is_some_and(|entry| taken.insert(entry.planned.workload.clone()))
+            .is_some_and(|entry| taken.insert(entry.planned.subject.clone()))
     });
     turns
 }
@@ -126,7 +121,7 @@ mod tests {
     fn entry(workload: &str, activity: Activity, cron: &str) -> Entry {
         let planned = Planned {
             key: format!("{workload}/{}", activity.name()),
-            workload: workload.parse().unwrap(),
+            subject: Subject::Workload(workload.parse().unwrap()),
             activity,
             schedule: CivilSchedule::new(cron, None).unwrap(),
         };

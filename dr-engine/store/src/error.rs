@@ -207,6 +207,22 @@ pub enum StoreError {
         /// The place.
         place: String,
     },
+    /// The list of restore points changed after it was decided what to remove.
+    #[error("the restore points of `{workload}` changed since it was decided what to remove")]
+    PlanOutdated {
+        /// The workload.
+        workload: WorkloadName,
+    },
+    /// Another process prunes.
+    #[error("another prune of `{workload}` runs on {host} (process {pid})")]
+    PruneRuns {
+        /// The workload.
+        workload: WorkloadName,
+        /// Where.
+        host: String,
+        /// Which process.
+        pid: u32,
+    },
     /// An earlier failure of the same backup.
     #[error("this backup cannot be finished: storing a pack failed before")]
     WriterFailed,

@@ -29,6 +29,7 @@ mod format;
 pub mod fuzzing;
 #[cfg(test)]
 mod golden;
+mod prune;
 mod repo;
 #[cfg(feature = "testing")]
 pub mod testing;
@@ -45,6 +46,10 @@ pub use chunk::Cutting;
 pub use crypto::{KeyCommand, NewSlot, RepositoryKey, SlotKind, new_age_identity};
 pub use error::StoreError;
 pub use format::tree::{EntryKind, EntryMeta, TreeEntry};
+pub use prune::{
+    DoomedObject, HalfEmptyPack, LockedObject, PruneOptions, PrunePlan, PruneReport, PruneRequest,
+    SessionInfo, SessionState, WorkloadPrune,
+};
 pub use repo::{
     BackupWriter, ChainAnchor, Domain, KeySlot, PointReader, Repository, ShredOutcome,
     ShreddedFile, Shredding, StoredPoint, TenantKey, WalInfo, WalPut, WriteOptions,

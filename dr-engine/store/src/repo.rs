@@ -320,6 +320,13 @@ impl Inner {
             .map_err(self.failed(format!("storing `{object}`")))
     }
 
+    /// Removes an object; one that is absent already is fine.
+    pub(crate) fn delete(&self, object: &str) -> Result<(), StoreError> {
+        self.backend
+            .delete(object)
+            .map_err(self.failed(format!("deleting `{object}`")))
+    }
+
     pub(crate) fn list(&self, prefix: &str) -> Result<Vec<crate::ObjectEntry>, StoreError> {
         self.backend
             .list(prefix)

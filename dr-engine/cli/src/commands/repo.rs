@@ -1,5 +1,7 @@
 //! `dr repo`.
 
+mod prune;
+
 use dr_store::{CheckOptions, CheckReport};
 
 use crate::args::RepoCommand;
@@ -8,7 +10,17 @@ use crate::failure::{FAILED, Failure};
 use crate::{output, progress};
 
 pub(crate) async fn run(context: &Context, command: RepoCommand) -> Result<u8, Failure> {
-    let RepoCommand::Check { repository, read } = command;
+    match command {
+        RepoCommand::Check { repository, read } => check(context, repository, read).await,
+        RepoCommand::Prune {
+            repository,
+            preview,
+            unconfigured,
+        } => prune::run(context, repository, preview, unconfigured).await,
+    }
+}
+
+async fn check(context: &Context, repository: Option<String>, read: bool) -> Result<u8, Failure> {
     let installation = context.installation()?;
     let only: Option<dr_model::RepositoryName> = repository.map(|name| name.parse()).transpose()?;
     let progress = progress::display();

@@ -28,7 +28,8 @@ pub(crate) struct ChainedPoint {
 pub(crate) enum ChainEvent {
     /// A restore point was listed.
     Listed(RestorePointId),
-    /// Restore points are listed no more.
+    /// Restore points are listed no more. An empty list: nothing changed, and the entry only takes its
+    /// number, so that a writer whose session was ended cannot add its point unseen.
     Removed(Vec<RestorePointId>),
 }
 

@@ -162,6 +162,26 @@ impl PackOpener {
         }
     }
 
+    /// Opens one chunk and computes its name again; returns it as it was packed.
+    fn packed_chunk(
+        &self,
+        keys: &Keys,
+        name: &ChunkName,
+        place: &Place,
+        stored: &[u8],
+    ) -> Result<Vec<u8>, FormatError> {
+        let context = self.context(place.frame, place.offset, name);
+        let frame = self.seal.open(&context, stored.to_vec())?;
+        let chunk = compress::unpack(&frame, u64::from(place.length))?;
+        if keys.chunk_name(&chunk) == *name {
+            Ok(frame)
+        } else {
+            Err(FormatError::damaged(
+                "a chunk in it has not the content its name stands for",
+            ))
+        }
+    }
+
     /// Reads the table of contents of a pack of `size` bytes from its `tail`: the whole pack, or as much
     /// of its end as [`tail_bytes`] says.
     pub(crate) fn contents(&self, tail: &[u8], size: u64) -> Result<Vec<PackedChunk>, FormatError> {
@@ -211,6 +231,31 @@ pub(crate) fn each_chunk<E>(
             .get(start..start.saturating_add(stored))
             .unwrap_or_default();
         if let Err(error) = each(name, opener.chunk(keys, &name, &place, sealed)) {
+            return Ok(Err(error));
+        }
+    }
+    Ok(Ok(()))
+}
+
+/// [`each_chunk`] of the chunks that are `wanted`, as they were packed: to be put into another pack.
+pub(crate) fn each_packed_chunk<E>(
+    repository: &RepositoryId,
+    keys: &Keys,
+    object: &str,
+    data: &[u8],
+    wanted: &dyn Fn(&ChunkName) -> bool,
+    each: &mut dyn FnMut(ChunkName, u32, Result<Vec<u8>, FormatError>) -> Result<(), E>,
+) -> Result<Result<(), E>, FormatError> {
+    let opener = PackOpener::new(repository, keys, object, data)?;
+    let chunks = opener.contents(data, data.len() as u64)?;
+    for (name, place) in places(&chunks).filter(|(name, _)| wanted(name)) {
+        let start = usize::try_from(place.offset).unwrap_or(usize::MAX);
+        let stored = usize::try_from(place.stored).unwrap_or(usize::MAX);
+        let sealed = data
+            .get(start..start.saturating_add(stored))
+            .unwrap_or_default();
+        let packed = opener.packed_chunk(keys, &name, &place, sealed);
+        if let Err(error) = each(name, place.length, packed) {
             return Ok(Err(error));
         }
     }

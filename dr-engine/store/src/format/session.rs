@@ -22,6 +22,20 @@ pub(crate) struct SessionObject {
     pub(crate) boot: String,
     /// When it began, by its own clock; for people.
     pub(crate) began: DateTime<Utc>,
+    /// What it does.
+    #[serde(default)]
+    pub(crate) purpose: Purpose,
+}
+
+/// What a session is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Purpose {
+    /// Writes a restore point.
+    #[default]
+    Backup,
+    /// Removes what nothing needs; one at a time.
+    Prune,
 }
 
 /// Packs that are going to be deleted: no writer may rely on them any more.
@@ -30,6 +44,10 @@ pub(crate) struct SessionObject {
 pub(crate) struct CondemnedObject {
     /// Ids of packs, in hexadecimal digits.
     pub(crate) packs: Vec<String>,
+    /// Another list, which was there before this object was stored: whoever began after this object was
+    /// stored has seen that list. (When an object was stored is not when it could first be seen.)
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) confirms: Option<String>,
 }
 
 pub(crate) fn decode<T: for<'a> Deserialize<'a>>(data: &[u8]) -> Result<T, FormatError> {

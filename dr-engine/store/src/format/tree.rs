@@ -156,6 +156,20 @@ fn pass_extensions(fields: &mut Fields<'_>) -> Result<(), FormatError> {
     Ok(())
 }
 
+/// The entries that are there whole, and the bytes behind them: the beginning of the next one, where a
+/// listing is read piece by piece.
+pub(crate) fn decode_some(data: &[u8]) -> (Vec<TreeEntry>, &[u8]) {
+    let (mut entries, mut rest) = (Vec::new(), data);
+    loop {
+        let mut fields = Fields::of(rest);
+        match decode_entry(&mut fields) {
+            Ok(entry) => entries.push(entry),
+            Err(_) => return (entries, rest),
+        }
+        rest = fields.rest();
+    }
+}
+
 fn decode_entry(fields: &mut Fields<'_>) -> Result<TreeEntry, FormatError> {
     let kind = fields.u8()?;
     let (mode, uid, gid) = (fields.u32()?, fields.u32()?, fields.u32()?);

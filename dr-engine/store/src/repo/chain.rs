@@ -4,9 +4,12 @@
 //! reads that entry and adds to it. A listing of the place may lag behind what was stored, a read by
 //! name does not: from the newest entry that was listed, the numbers after it are asked for one by one.
 
+use std::collections::HashSet;
+
 use chrono::{DateTime, Utc};
 use dr_model::{RestorePoint, RestorePointId, WorkloadName};
 
+use super::keys::WORKLOAD_KEYS;
 use super::points::{POINTS, point_name};
 use super::{Inner, encode_failed};
 use crate::StoreError;
@@ -44,6 +47,9 @@ pub struct ChainAnchor {
     /// SHA-256 of the entry as it is stored, in hexadecimal digits.
     pub sha256: String,
 }
+
+/// Changes the list, given the number of the newest entry.
+type Change<'a> = &'a dyn Fn(u64, &mut Vec<ChainedPoint>) -> Result<Option<ChainEvent>, StoreError>;
 
 impl Inner {
     /// One entry; `None` if it is not there.
@@ -92,52 +98,87 @@ impl Inner {
         }
     }
 
-    /// Lists a restore point whose object is stored.
+    /// Lists a restore point whose object is stored. `may_go_on` is asked each time between reading the
+    /// newest entry and adding the next: whoever ends a session adds an entry behind that, so a writer
+    /// that was suspended at any instant finds the number taken, and is asked again.
     pub(crate) fn chain_listed(
         &self,
         point: &RestorePoint,
         object: &[u8],
         at: DateTime<Utc>,
         options: &PutOptions,
+        may_go_on: &dyn Fn() -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
         let chained = ChainedPoint {
             point: point.clone(),
             object_sha256: hex::encode(sha256(object)),
         };
-        self.chain_append(&point.workload, at, options, &|points| {
+        self.chain_append(&point.workload, at, options, &|_, points| {
+            // An answer that was lost on its way: the entry that took the number was our own.
+            if points.contains(&chained) {
+                return Ok(None);
+            }
+            may_go_on()?;
             points.retain(|known| known.point.id != chained.point.id);
             points.push(chained.clone());
             points.sort_by(|left, right| {
                 (left.point.moment, &left.point.id).cmp(&(right.point.moment, &right.point.id))
             });
-            Some(ChainEvent::Listed(chained.point.id.clone()))
+            Ok(Some(ChainEvent::Listed(chained.point.id.clone())))
         })
+        .map(|_| ())
     }
 
-    #[allow(dead_code, reason = "asked by prune")]
-    /// Takes restore points off the list. Those that are not in it are no error.
+    /// Takes restore points off the list, if it is still the one that was looked at when that was
+    /// decided. Those that are not in it are no error.
     pub(crate) fn chain_removed(
         &self,
         workload: &WorkloadName,
-        ids: &[RestorePointId],
+        ids: &HashSet<RestorePointId>,
+        decided_at: u64,
         at: DateTime<Utc>,
+        may_go_on: &dyn Fn() -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
-        self.chain_append(workload, at, &PutOptions::default(), &|points| {
+        self.chain_append(workload, at, &PutOptions::default(), &|sequence, points| {
             let before = points.len();
             points.retain(|known| !ids.contains(&known.point.id));
-            (points.len() < before).then(|| ChainEvent::Removed(ids.to_vec()))
+            if points.len() == before {
+                return Ok(None);
+            }
+            if sequence != decided_at {
+                return Err(StoreError::PlanOutdated {
+                    workload: workload.clone(),
+                });
+            }
+            may_go_on()?;
+            let mut removed: Vec<RestorePointId> = ids.iter().cloned().collect();
+            removed.sort();
+            Ok(Some(ChainEvent::Removed(removed)))
+        })
+        .map(|_| ())
+    }
+
+    /// Adds an entry that changes nothing. Whoever was about to add another finds its number taken and
+    /// looks again at what it relied on. Returns the list as it is from then on.
+    pub(crate) fn chain_fence(
+        &self,
+        workload: &WorkloadName,
+        at: DateTime<Utc>,
+    ) -> Result<Vec<ChainedPoint>, StoreError> {
+        self.chain_append(workload, at, &PutOptions::default(), &|_, _| {
+            Ok(Some(ChainEvent::Removed(Vec::new())))
         })
     }
 
     /// Adds an entry to whatever is the newest. `change` may be called again when another writer was
-    /// first; `None` from it means that there is nothing to change.
+    /// first; `None` from it means that there is nothing to change. Returns the list as it is then.
     fn chain_append(
         &self,
         workload: &WorkloadName,
         at: DateTime<Utc>,
         options: &PutOptions,
-        change: &dyn Fn(&mut Vec<ChainedPoint>) -> Option<ChainEvent>,
-    ) -> Result<(), StoreError> {
+        change: Change<'_>,
+    ) -> Result<Vec<ChainedPoint>, StoreError> {
         let prefix = chain_prefix(workload);
         for _ in 0..RACES_MAX {
             let head = self.chain_head(workload)?;
@@ -145,10 +186,11 @@ impl Inner {
                 .as_ref()
                 .map(|head| head.entry.points.clone())
                 .unwrap_or_default();
-            let Some(event) = change(&mut points) else {
-                return Ok(());
+            let last = head.as_ref().map_or(0, |head| head.entry.sequence);
+            let Some(event) = change(last, &mut points)? else {
+                return Ok(points);
             };
-            let sequence = head.as_ref().map_or(0, |head| head.entry.sequence) + 1;
+            let sequence = last + 1;
             let entry = ChainEntry {
                 sequence,
                 previous_sha256: head.map(|head| head.object_sha256),
@@ -164,7 +206,7 @@ impl Inner {
             let data = sealed::encode(&self.id, &self.master, Kind::Chain, &object, &body)
                 .map_err(encode_failed("the list of restore points"))?;
             if self.put_new_with(&object, &data, options)? == PutOutcome::Stored {
-                return Ok(());
+                return Ok(entry.points);
             }
         }
         Err(StoreError::Damaged {
@@ -203,6 +245,19 @@ impl Inner {
                 });
             }
         }
+        Ok(found)
+    }
+
+    /// The workloads that anything is stored of: those that have a data key.
+    pub(crate) fn known_workloads(&self) -> Result<Vec<WorkloadName>, StoreError> {
+        let mut found = self.chained_workloads()?;
+        let keys = self.list(WORKLOAD_KEYS)?;
+        let named = keys
+            .iter()
+            .filter_map(|entry| entry.name.strip_prefix(WORKLOAD_KEYS));
+        found.extend(named.filter_map(|name| name.parse::<WorkloadName>().ok()));
+        found.sort();
+        found.dedup();
         Ok(found)
     }
 

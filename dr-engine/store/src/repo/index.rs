@@ -125,18 +125,22 @@ impl Index {
         &self.packs
     }
 
-    #[allow(dead_code, reason = "asked by prune")]
     pub(crate) fn number_of(&self, id: &PackId) -> Option<u32> {
         self.numbers.get(id).copied()
+    }
+
+    /// The index object that names a pack.
+    pub(crate) fn object_of(&self, file: &PackFile) -> Option<String> {
+        let place = usize::try_from(file.object).ok()?;
+        self.objects.get(place).map(|object| object.name.clone())
     }
 
     pub(crate) fn objects(&self) -> &[IndexObject] {
         &self.objects
     }
 
-    #[allow(dead_code, reason = "asked by prune")]
-    pub(crate) fn chunks(&self) -> usize {
-        self.table.len()
+    pub(crate) fn table(&self) -> &ChunkTable {
+        &self.table
     }
 }
 
@@ -213,6 +217,12 @@ impl Inner {
             }
         }
         Ok(Ok(builder.finish()))
+    }
+
+    /// Reads the index anew the next time it is wanted.
+    pub(crate) fn forget_index(&self, workload: &WorkloadName) {
+        let mut known = self.indexes.lock().unwrap_or_else(PoisonError::into_inner);
+        known.remove(workload);
     }
 
     /// The workload's index for reading. `reload` when the one at hand lacks something: another

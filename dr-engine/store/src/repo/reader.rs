@@ -211,7 +211,11 @@ impl PointReader {
     }
 
     /// A list of references, which must come to what its own reference says.
-    fn list(&self, keys: &Keys, reference: &Reference) -> Result<Vec<Reference>, StoreError> {
+    pub(crate) fn list(
+        &self,
+        keys: &Keys,
+        reference: &Reference,
+    ) -> Result<Vec<Reference>, StoreError> {
         let list = self.chunk(keys, &reference.name)?;
         let list = decode_references(&list).map_err(|error| self.damaged(error.to_string()))?;
         let sum = list
@@ -287,7 +291,7 @@ impl PointReader {
     }
 
     /// One chunk, kept for a while.
-    fn chunk(&self, keys: &Keys, name: &ChunkName) -> Result<Arc<Vec<u8>>, StoreError> {
+    pub(crate) fn chunk(&self, keys: &Keys, name: &ChunkName) -> Result<Arc<Vec<u8>>, StoreError> {
         if let Some(kept) = self.chunks.get(name) {
             return Ok(kept);
         }
@@ -469,7 +473,8 @@ impl PointReader {
     }
 
     /// A chunk from wherever it can be read: any pack that holds it, in the repository or a copy of it.
-    /// `failed` is told when there is no such place.
+    /// `failed` is told when there is no such place. When the pack is gone, prune may have put the chunk
+    /// into another one after the index was read.
     fn any_copy(
         &self,
         keys: &Keys,
@@ -477,6 +482,19 @@ impl PointReader {
         name: &ChunkName,
         failed: StoreError,
     ) -> Result<Vec<u8>, StoreError> {
+        if let Some(chunk) = self.copy_in(keys, index, name) {
+            return Ok(chunk);
+        }
+        if matches!(failed, StoreError::ObjectMissing { .. }) {
+            let fresh = self.repo().index_for_reading(&self.workload, true)?;
+            if let Some(chunk) = self.copy_in(keys, &fresh, name) {
+                return Ok(chunk);
+            }
+        }
+        Err(failed)
+    }
+
+    fn copy_in(&self, keys: &Keys, index: &Index, name: &ChunkName) -> Option<Vec<u8>> {
         let repo = self.repo();
         for number in index.find(name) {
             let Some(file) = index.pack(number) else {
@@ -495,12 +513,12 @@ impl PointReader {
                     && let Some(sealed) = part_of(&data, &at, 0)
                     && let Ok(chunk) = contents.opener.chunk(keys, name, &at, sealed)
                 {
-                    return Ok(chunk);
+                    return Some(chunk);
                 }
                 repo.known_contents.forget(&file.id);
             }
         }
-        Err(failed)
+        None
     }
 }
 

@@ -17,7 +17,7 @@ use crate::StoreError;
 use crate::format::header::Kind;
 use crate::format::pack::PackId;
 use crate::format::sealed;
-use crate::format::session::{self, CondemnedObject, SessionObject};
+use crate::format::session::{self, CondemnedObject, Purpose, SessionObject};
 
 /// Where sessions are.
 pub(crate) const SESSIONS: &str = "sessions/";
@@ -34,8 +34,24 @@ pub(crate) fn condemned_prefix(workload: &WorkloadName) -> String {
     format!("{CONDEMNED}{workload}/")
 }
 
+/// Whether a session's process is known to be gone: it ran on this host, under an earlier boot or under
+/// a number that no process has any more. Of other hosts nothing is known.
+pub(crate) fn is_dead(session: &SessionObject) -> bool {
+    let here = this_process(session.began, session.purpose);
+    if session.host != here.host || here.boot.is_empty() || session.boot.is_empty() {
+        return false;
+    }
+    if session.boot != here.boot {
+        return true;
+    }
+    let pid = i32::try_from(session.pid)
+        .ok()
+        .and_then(rustix::process::Pid::from_raw);
+    pid.is_none_or(|pid| rustix::process::test_kill_process(pid) == Err(rustix::io::Errno::SRCH))
+}
+
 /// This process, as its session names it.
-pub(crate) fn this_process(began: DateTime<Utc>) -> SessionObject {
+pub(crate) fn this_process(began: DateTime<Utc>, purpose: Purpose) -> SessionObject {
     let host = rustix::system::uname()
         .nodename()
         .to_string_lossy()
@@ -47,6 +63,7 @@ pub(crate) fn this_process(began: DateTime<Utc>) -> SessionObject {
         pid: std::process::id(),
         boot: boot.trim().to_owned(),
         began,
+        purpose,
     }
 }
 
@@ -56,9 +73,10 @@ impl Inner {
         &self,
         workload: &WorkloadName,
         began: DateTime<Utc>,
+        purpose: Purpose,
     ) -> Result<String, StoreError> {
         let object = format!("{}{}", sessions_prefix(workload), dr_model::random::hex(16));
-        self.put_json(Kind::Session, &object, &this_process(began))?;
+        self.put_json(Kind::Session, &object, &this_process(began, purpose))?;
         Ok(object)
     }
 

@@ -144,22 +144,34 @@ impl Repository {
         }))
     }
 
+    /// All WAL files of a workload with the time at which each was stored, by the place's clock.
+    ///
+    /// # Errors
+    /// When the place fails, or holds something else among them.
+    pub fn wal_files(
+        &self,
+        workload: &WorkloadName,
+    ) -> Result<Vec<(WalFileName, DateTime<Utc>)>, StoreError> {
+        let mut files = Vec::new();
+        for entry in self.inner().list(&wal_prefix(workload))? {
+            let file = entry.name.rsplit('/').next().unwrap_or_default();
+            let name = file.parse().map_err(|_| StoreError::Damaged {
+                object: entry.name.clone(),
+                place: self.describe(),
+                what: "its name is not that of a WAL file".to_owned(),
+            })?;
+            files.push((name, entry.modified));
+        }
+        Ok(files)
+    }
+
     /// The names of all WAL files of a workload, sorted by timeline and position.
     ///
     /// # Errors
     /// When the place fails, or holds something else among them.
     pub fn list_wal(&self, workload: &WorkloadName) -> Result<Vec<WalFileName>, StoreError> {
-        let repo = self.inner();
-        let mut names = Vec::new();
-        for entry in repo.list(&wal_prefix(workload))? {
-            let file = entry.name.rsplit('/').next().unwrap_or_default();
-            let name: WalFileName = file.parse().map_err(|_| StoreError::Damaged {
-                object: entry.name.clone(),
-                place: self.describe(),
-                what: "its name is not that of a WAL file".to_owned(),
-            })?;
-            names.push(name);
-        }
+        let files = self.wal_files(workload)?;
+        let mut names: Vec<WalFileName> = files.into_iter().map(|(name, _)| name).collect();
         names.sort_by_cached_key(ToString::to_string);
         Ok(names)
     }

@@ -27,17 +27,20 @@ use std::time::Duration;
 use chrono::Utc;
 use dr_model::{ByteCount, RestorePoint, WorkloadName};
 
+use super::index::PackFile;
 use super::keys::Domain;
 use super::points::point_name;
 use super::{Inner, Repository, encode_failed};
 use crate::backend::PutOutcome;
 use crate::chunk::{self, CutError, Cutting};
 use crate::crypto::Keys;
+use crate::format::ChunkName;
 use crate::format::content::Content;
 use crate::format::header::Kind;
 use crate::format::pack::{self, PackId};
 use crate::format::point::{Listing, PointObject};
 use crate::format::sealed;
+use crate::format::session::Purpose;
 use crate::format::tree::{self, EntryKind, EntryMeta, TreeEntry, broken_path_rule};
 use crate::testing::kill_point;
 use crate::{ObjectEntry, StoreError};
@@ -108,7 +111,7 @@ impl Repository {
             Err(error) => tracing::debug!(%error, "temporary files were not looked for"),
         }
         let keys = repo.data_keys_or_new(workload, &Domain::Workload)?;
-        let session = repo.begin_session(workload, Utc::now())?;
+        let session = repo.begin_session(workload, Utc::now(), Purpose::Backup)?;
         kill_point("store.after-session");
         let lock = options
             .lock
@@ -307,6 +310,44 @@ impl BackupWriter {
         Ok(point)
     }
 
+    /// Puts chunks of packs into new packs, and lists no restore point. `wanted` tells which, by pack and
+    /// name. Returns the packs that cannot be read: nothing is known to be stored again of them.
+    pub(crate) fn rewrite(
+        mut self,
+        files: &[PackFile],
+        wanted: &dyn Fn(&PackFile, &ChunkName) -> bool,
+        each: &dyn Fn(&PackFile),
+    ) -> Result<Vec<(PackId, StoreError)>, StoreError> {
+        let mut unreadable = Vec::new();
+        {
+            let shared = &self.pipeline.shared;
+            let uploads = self
+                .pipeline
+                .uploads
+                .as_ref()
+                .ok_or(StoreError::WriterFailed)?;
+            for file in files {
+                match shared
+                    .packs
+                    .copy_chunks(file, &|name| wanted(file, name), uploads)
+                {
+                    Ok(()) => {}
+                    Err(
+                        error @ (StoreError::Damaged { .. } | StoreError::ObjectMissing { .. }),
+                    ) => unreadable.push((file.id, error)),
+                    Err(error) => return Err(error),
+                }
+                shared.packs.check()?;
+                each(file);
+            }
+            shared.packs.send_open(uploads)?;
+        }
+        self.pipeline.finish_chunks()?;
+        self.pipeline.finish_packs()?;
+        self.pipeline.shared.packs.store_indexes()?;
+        Ok(unreadable)
+    }
+
     fn take_entries(&self) -> Result<Vec<TreeEntry>, StoreError> {
         let mut entries = std::mem::take(
             &mut *self
@@ -467,7 +508,17 @@ impl BackupWriter {
             }
             return Err(error);
         }
-        repo.chain_listed(point, &data, point.finished, &options)?;
+        let may_go_on = || self.still_ours(&needed);
+        let listed = repo.chain_listed(point, &data, point.finished, &options, &may_go_on);
+        if let Err(error @ (StoreError::SessionEnded { .. } | StoreError::Condemned { .. })) =
+            listed
+        {
+            if repo.backend.delete(&name).is_err() {
+                self.session_stays.store(true, Ordering::Relaxed);
+            }
+            return Err(error);
+        }
+        listed?;
         kill_point("store.after-chain");
         Ok(())
     }

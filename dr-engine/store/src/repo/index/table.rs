@@ -27,6 +27,17 @@ impl ShortName {
         }
     }
 
+    /// A name that begins so, to be shown.
+    pub(crate) fn padded(self) -> ChunkName {
+        let mut name = [0; 32];
+        let (high, rest) = name.split_at_mut(8);
+        high.copy_from_slice(&self.high.to_be_bytes());
+        if let Some(low) = rest.get_mut(..4) {
+            low.copy_from_slice(&self.low.to_be_bytes());
+        }
+        name
+    }
+
     fn slot(self) -> usize {
         // 16 bits of 64.
         usize::try_from(self.high >> 48).unwrap_or(0)
@@ -130,7 +141,24 @@ impl ChunkTable {
             .map(|row| row.pack)
     }
 
-    #[allow(dead_code, reason = "asked by prune")]
+    /// The place of a chunk's first row.
+    pub(crate) fn first_row(&self, name: ShortName) -> Option<usize> {
+        let slot = name.slot();
+        let bound = |place: usize| {
+            let row = self.fan_out.get(place).copied().unwrap_or(0);
+            usize::try_from(row).unwrap_or(0)
+        };
+        let (start, end) = (bound(slot), bound(slot + 1));
+        let rows = self.rows.get(start..end)?;
+        let first = rows.partition_point(|row| row.name() < name);
+        (rows.get(first)?.name() == name).then_some(start + first)
+    }
+
+    /// A row: a chunk and one of its packs. The rows of one chunk lie side by side.
+    pub(crate) fn row(&self, place: usize) -> Option<(ShortName, u32)> {
+        self.rows.get(place).map(|row| (row.name(), row.pack))
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.rows.len()
     }

@@ -16,7 +16,7 @@ use crate::format::index::{self, IndexedPack};
 use crate::format::pack::{FullPack, PackBuilder, PackId};
 use crate::format::{ChunkName, pack};
 use crate::repo::index::table::ShortName;
-use crate::repo::index::{Index, index_prefix};
+use crate::repo::index::{Index, PackFile, index_prefix};
 use crate::repo::keys::Domain;
 use crate::repo::lock::LockPlan;
 use crate::repo::{Inner, Repository, encode_failed};
@@ -371,7 +371,7 @@ impl Packs {
         needed
     }
 
-    fn relied_on(&self) -> impl Iterator<Item = &crate::repo::index::PackFile> {
+    fn relied_on(&self) -> impl Iterator<Item = &PackFile> {
         let packs = self.known.packs().iter().zip(&self.used);
         packs
             .filter(|(_, used)| used.load(Ordering::Relaxed))
@@ -404,5 +404,28 @@ impl Packs {
             .map_err(|error| repo.unreadable(&object, error))??;
         }
         Ok(any)
+    }
+
+    /// Stores the chunks of a pack that are `wanted` again, as they were packed.
+    pub(super) fn copy_chunks(
+        &self,
+        file: &PackFile,
+        wanted: &dyn Fn(&ChunkName) -> bool,
+        uploads: &Sender<Upload>,
+    ) -> Result<(), StoreError> {
+        let repo = self.repo();
+        let object = pack::object_name(&self.workload, &file.id);
+        let data = repo.get(&object)?.ok_or_else(|| repo.missing(&object))?;
+        let (domain, keys) = repo.data_keys_by_id(&self.workload, &file.key_id)?;
+        let key = self.number_of(&domain, &keys)?;
+        let mut copy = |name, length, packed: Result<Vec<u8>, _>| {
+            let packed = packed.map_err(|error| repo.unreadable(&object, error))?;
+            match self.add_to_pack(key, &keys, name, length, packed)? {
+                Some((key, full)) => send(key, full, uploads),
+                None => Ok(()),
+            }
+        };
+        pack::each_packed_chunk(&repo.id, &keys, &object, &data, wanted, &mut copy)
+            .map_err(|error| repo.unreadable(&object, error))?
     }
 }
