@@ -14,6 +14,9 @@ pub enum BackupError {
     /// The configuration, a key, the repository or the catalog could not be opened.
     #[error(transparent)]
     Installation(#[from] dr_installation::InstallationError),
+    /// The catalog could not tell, or not remember, how far lists of restore points go.
+    #[error("cannot tell whether a list of restore points went back")]
+    SeenLists(#[source] dr_catalog::CatalogError),
     /// The configuration does not name it.
     #[error(transparent)]
     Config(#[from] dr_config::ConfigError),

@@ -251,10 +251,7 @@ fn target(
     let is_workload = installation.config.workload(&request.on).is_ok();
     if is_workload || !request.on.starts_with(RestorePointId::PREFIX) {
         let workload = installation.config.workload(&request.on)?;
-        let repositories = workload.config.repositories.iter();
-        let repositories = repositories
-            .map(|name| installation.repository(name))
-            .collect::<Result<_, _>>()?;
+        let repositories = vec![installation.repository_of(workload.name)?];
         let scope = HoldScope::Workload {
             from: request.from,
             to: request.to,

@@ -13,6 +13,8 @@
 )]
 
 mod binding;
+mod check;
+mod copies;
 mod error;
 mod hold;
 mod prune;
@@ -24,6 +26,8 @@ pub mod wal;
 mod window;
 
 pub use binding::{Binding, bind, binding_of, check_binding};
+pub use check::{ListWentBack, PlaceCheck, check, lists_that_went_back, repair};
+pub use copies::{CopyStanding, CopyStatus, LAG_MAX, copies_of, sync};
 pub use error::BackupError;
 pub use hold::{
     Hold, HoldRelease, HoldRequest, HoldScope, StoredHold, add_hold, holds, release_hold,

@@ -47,6 +47,7 @@ pub async fn run(
 ) -> Result<RestorePoint, BackupError> {
     let found = installation.config.workload(workload.as_str())?;
     let repository = installation.open_repository_of(workload).await?;
+    warn_of_lists_that_went_back(installation, workload, &repository, progress.as_ref()).await;
     let job = Job {
         installation,
         workload: found,
@@ -136,13 +137,50 @@ impl Job<'_> {
         self.progress.phase("listing the restore point", None);
         point.finished = self.installation.clock.now();
         let (repository, name) = (self.repository.clone(), self.name().clone());
-        blocking("list the restore point", move || {
+        let copies = writer.copies();
+        let point = blocking("list the restore point", move || {
             writer.finish(point, details).map_err(store_error(
                 format!("list a restore point of `{name}`"),
                 &repository,
             ))
         })
-        .await
+        .await?;
+        // It is listed: a copy that lags fails nothing, but nobody is left to believe that it does not.
+        for copy in copies.states() {
+            if let Some(why) = copy.behind {
+                self.progress.note(&format!(
+                    "copy `{}` does not have this restore point yet ({why}); `dr repo sync` brings it up",
+                    copy.name
+                ));
+            }
+        }
+        Ok(point)
+    }
+}
+
+/// Says loudly that the repository is not what it was; the backup is taken all the same, because it is
+/// then needed more than ever.
+async fn warn_of_lists_that_went_back(
+    installation: &Installation,
+    workload: &WorkloadName,
+    repository: &Repository,
+    progress: &dyn Progress,
+) {
+    let Ok(name) = installation.repository_name_of(workload) else {
+        return;
+    };
+    let found = crate::lists_that_went_back(installation, &name, repository.clone()).await;
+    match found {
+        Ok(found) => {
+            for back in found.iter().filter(|back| back.workload == *workload) {
+                tracing::error!(%workload, what = back.what, "the repository went back");
+                progress.note(&format!(
+                    "WARNING: the list of restore points of `{workload}` is not what it was: {}",
+                    back.what
+                ));
+            }
+        }
+        Err(error) => tracing::debug!(%error, "not told whether a list went back"),
     }
 }
 

@@ -9,7 +9,10 @@ use serde::{Deserialize, Serialize};
 use crate::error::store_error;
 use crate::run::blocking;
 use crate::window::{is_whole_workload, window_of};
-use crate::{BackupError, PostgresDetails, Verification, verifications};
+use crate::{
+    BackupError, CopyStanding, CopyStatus, ListWentBack, PostgresDetails, Verification, copies_of,
+    lists_that_went_back, verifications,
+};
 
 /// How one workload stands.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -38,6 +41,14 @@ pub struct WorkloadStatus {
     pub window: Option<RecoveryWindow>,
     /// The newest verification of one of its points.
     pub last_verification: Option<Verification>,
+    /// How the copies in other repositories stand.
+    pub copies: Vec<CopyStatus>,
+    /// How many repositories the tier promises, the first one counted.
+    pub copies_promised: u32,
+    /// Whether so many have everything, or lag no longer than they may.
+    pub copies_met: bool,
+    /// That the list of restore points went back, or another took its place, since it was last seen.
+    pub list_went_back: Option<String>,
     /// What is wrong, one line each; empty when all is well.
     pub problems: Vec<String>,
 }
@@ -48,15 +59,50 @@ pub struct WorkloadStatus {
 /// # Errors
 /// When the configuration cannot be used at all.
 pub async fn status(installation: &Installation) -> Result<Vec<WorkloadStatus>, BackupError> {
-    let installation = installation.clone();
-    blocking("learn the status", move || {
-        Ok(installation
-            .config
-            .workloads()
-            .map(|workload| of(&installation, &workload))
-            .collect())
+    let this = installation.clone();
+    let mut statuses: Vec<WorkloadStatus> = blocking("learn the status", move || {
+        let workloads = this.config.workloads();
+        Ok(workloads.map(|workload| of(&this, &workload)).collect())
     })
-    .await
+    .await?;
+    for back in went_back(installation).await {
+        let status = statuses.iter_mut().find(|s| s.workload == back.workload);
+        if let Some(status) = status {
+            let what = format!(
+                "its list of restore points is not what it was: {}",
+                back.what
+            );
+            status.problems.push(what.clone());
+            status.list_went_back = Some(what);
+        }
+    }
+    Ok(statuses)
+}
+
+/// What is known to have gone back. Where it cannot be told (no catalog, a place that does not answer)
+/// nothing is claimed; a check says so.
+async fn went_back(installation: &Installation) -> Vec<ListWentBack> {
+    let mut found = Vec::new();
+    let firsts: Vec<_> = installation
+        .config
+        .engine
+        .first_repositories()
+        .cloned()
+        .collect();
+    for name in firsts {
+        let (this, wanted) = (installation.clone(), name.clone());
+        let opened = blocking("open a repository", move || Ok(this.place(&wanted)?)).await;
+        let Ok(place) = opened else {
+            continue;
+        };
+        match lists_that_went_back(installation, &name, place).await {
+            Ok(lists) => found.extend(lists),
+            Err(error) => {
+                tracing::debug!(error = chain(&error), "not told whether a list went back")
+            }
+        }
+    }
+    found
 }
 
 fn of(installation: &Installation, workload: &Workload<'_>) -> WorkloadStatus {
@@ -73,13 +119,12 @@ fn of(installation: &Installation, workload: &Workload<'_>) -> WorkloadStatus {
         rpo_met: None,
         window: None,
         last_verification: None,
+        copies: Vec::new(),
+        copies_promised: workload.tier.copies,
+        copies_met: false,
+        list_went_back: None,
         problems: Vec::new(),
     };
-    if let Some(unused) = workload.config.repositories.get(1) {
-        status.problems.push(format!(
-            "repository `{unused}` is named but not written to yet"
-        ));
-    }
     if let Err(error) = fill(installation, workload, &mut status) {
         status.problems.push(chain(&error));
         return status;
@@ -89,7 +134,7 @@ fn of(installation: &Installation, workload: &Workload<'_>) -> WorkloadStatus {
 }
 
 /// An error with its causes in one line.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(inner) = cause {
@@ -107,6 +152,16 @@ fn fill(
 ) -> Result<(), BackupError> {
     let name = workload.name;
     let repository = installation.repository_of(name)?;
+    if let Some(first) = repository.stands_in_for() {
+        status.problems.push(format!(
+            "repository `{first}` does not answer: this is what its copy in {} knows, and no backup \
+             can be taken",
+            repository.describe()
+        ));
+    } else {
+        status.copies = copies_of(&repository, name);
+    }
+    judge_copies(installation.clock.now(), status);
     let mut points = repository.points(Some(name)).map_err(store_error(
         format!("list the restore points of `{name}`"),
         &repository,
@@ -131,6 +186,30 @@ fn fill(
     }
     status.newest = points.pop();
     Ok(())
+}
+
+/// Pure: whether as many repositories as promised have everything.
+fn judge_copies(now: DateTime<Utc>, status: &mut WorkloadStatus) {
+    let rpo = status.rpo.0;
+    let kept = status
+        .copies
+        .iter()
+        .filter(|copy| copy.keeps_promise(now, rpo))
+        .count();
+    let kept = u32::try_from(kept).unwrap_or(u32::MAX).saturating_add(1);
+    status.copies_met = kept >= status.copies_promised;
+    let behind = status
+        .copies
+        .iter()
+        .filter(|c| c.standing != CopyStanding::InStep);
+    let mut problems: Vec<String> = behind.map(ToString::to_string).collect();
+    if !status.copies_met {
+        problems.push(format!(
+            "{kept} of the {} repositories that the tier promises are up to date",
+            status.copies_promised
+        ));
+    }
+    status.problems.extend(problems);
 }
 
 /// Pure: what the facts mean for the promise.

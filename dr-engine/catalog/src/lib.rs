@@ -12,6 +12,7 @@
 )]
 
 mod alerts;
+mod anchors;
 mod error;
 mod jobs;
 mod open;
@@ -19,6 +20,7 @@ mod points;
 mod schedules;
 
 pub use alerts::Alert;
+pub use anchors::SeenList;
 pub use error::CatalogError;
 pub use jobs::{Claim, JobRow, JobState, Owner};
 pub use open::{BUSY_TIMEOUT, Catalog};

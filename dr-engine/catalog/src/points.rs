@@ -74,11 +74,16 @@ impl Catalog {
             .map_err(database("forget a restore point"))
     }
 
-    /// Forgets everything that was indexed. Jobs, schedule runs and alerts stay.
+    /// Forgets everything that was indexed, and how far lists of restore points went. Jobs, schedule runs
+    /// and alerts stay.
     ///
     /// # Errors
     /// When the catalog cannot be written.
     pub async fn clear_index(&self) -> Result<(), CatalogError> {
+        sqlx::query("delete from list_anchor")
+            .execute(&self.pool)
+            .await
+            .map_err(database("clear the index"))?;
         sqlx::query("delete from restore_point")
             .execute(&self.pool)
             .await

@@ -62,7 +62,7 @@ pub(crate) enum Command {
     /// Shows and changes who can open a repository; destroys one tenant's key.
     #[command(subcommand)]
     Key(KeyCommand),
-    /// Checks the repository.
+    /// Checks and mends repositories, and brings their copies up.
     #[command(subcommand)]
     Repo(RepoCommand),
     /// Looks after the index of the repository.
@@ -435,6 +435,19 @@ pub(crate) enum RepoCommand {
         /// of each workload and what is held.
         #[arg(long)]
         unconfigured: bool,
+    },
+    /// Brings copies up to the repository they are copies of. Goes on where it was interrupted.
+    Sync {
+        /// Only this copy, or all copies of this repository.
+        repository: Option<String>,
+    },
+    /// Brings back what is damaged or lost from another copy; else says which restore points lost what.
+    Repair {
+        /// Only this repository; all when left out.
+        repository: Option<String>,
+        /// Shows what would be done and ends.
+        #[arg(long)]
+        preview: bool,
     },
 }
 

@@ -59,6 +59,53 @@ fn default_prune_cron() -> String {
     "0 40 5 * * *".to_owned()
 }
 
+impl EngineFile {
+    /// The repositories that are no copies of another, in order of name.
+    pub fn first_repositories(&self) -> impl Iterator<Item = &RepositoryName> {
+        let names = self.repositories.keys();
+        names.filter(|name| self.first_of(name) == *name)
+    }
+
+    /// The repository that this one is a copy of; itself when it is none.
+    #[must_use]
+    pub fn first_of<'a>(&'a self, name: &'a RepositoryName) -> &'a RepositoryName {
+        let lists = self.workloads.values().map(|w| w.repositories.as_slice());
+        lists
+            .filter(|list| list.contains(name))
+            .find_map(|list| list.first())
+            .unwrap_or(name)
+    }
+
+    /// The copies of a repository, in the order in which workloads name them.
+    #[must_use]
+    pub fn copies_of(&self, first: &RepositoryName) -> Vec<RepositoryName> {
+        let mut copies: Vec<RepositoryName> = Vec::new();
+        for workload in self.workloads.values() {
+            if workload.repositories.first() == Some(first) {
+                for name in workload.repositories.iter().skip(1) {
+                    if !copies.contains(name) {
+                        copies.push(name.clone());
+                    }
+                }
+            }
+        }
+        copies
+    }
+
+    /// A workload that names this repository in a list with another first one than `list` has.
+    pub(crate) fn disagreement(
+        &self,
+        list: &[RepositoryName],
+        name: &RepositoryName,
+    ) -> Option<&WorkloadName> {
+        let others = self.workloads.iter();
+        others
+            .filter(|(_, other)| other.repositories.contains(name))
+            .find(|(_, other)| other.repositories.first() != list.first())
+            .map(|(other, _)| other)
+    }
+}
+
 /// One repository: exactly one of `path` and `s3`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -79,7 +126,7 @@ pub struct RepositoryConfig {
 pub struct WorkloadConfig {
     /// The promise it is protected under.
     pub tier: TierName,
-    /// The repositories its data goes to. The first one is read first.
+    /// The repositories its data goes to: the first one, and those that hold copies of it.
     pub repositories: Vec<RepositoryName>,
     /// A PostgreSQL cluster.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -79,6 +79,22 @@ impl Config {
         let (mut config, text) = Self::load_engine(path)?;
         config.tiers = load_tiers(&config.engine.tiers, &config.path, &text)?;
         for (name, workload) in &config.engine.workloads {
+            if let Some(tier) = config.tiers.get(&workload.tier)
+                && workload.repositories.len() < usize::try_from(tier.copies).unwrap_or(usize::MAX)
+            {
+                return Err(invalid_at(
+                    &config.path,
+                    &text,
+                    &["workloads:", &format!("{name}:"), "repositories:"],
+                    format!(
+                        "workload `{name}` names {} of the {} repositories that tier `{}` promises",
+                        workload.repositories.len(),
+                        tier.copies,
+                        tier.tier
+                    ),
+                    "name one more place that is to hold a copy, or another tier".to_owned(),
+                ));
+            }
             if !config.tiers.contains_key(&workload.tier) {
                 let known = config.tiers.keys().map(TierName::as_str);
                 return Err(invalid_at(
@@ -261,23 +277,43 @@ fn validate_workload(
             "write two workloads for two sources".to_owned(),
         );
     }
-    match workload.repositories.as_slice() {
-        [repository] if engine.repositories.contains_key(repository) => {}
-        [repository] => {
+    let mut seen = std::collections::BTreeSet::new();
+    for repository in &workload.repositories {
+        let route = ["repositories:", repository.as_str()];
+        if !engine.repositories.contains_key(repository) {
             let known = engine.repositories.keys().map(RepositoryName::as_str);
             return at(
-                &["repositories:", repository.as_str()],
+                &route,
                 format!("workload `{name}` names repository `{repository}`, which does not exist"),
                 suggestion(repository.as_str(), known),
             );
         }
-        other => {
+        if !seen.insert(repository) {
             return at(
-                &["repositories:"],
-                format!("workload `{name}` names {} repositories", other.len()),
-                "name exactly one; copies in several repositories are not supported yet".to_owned(),
+                &route,
+                format!("workload `{name}` names repository `{repository}` twice"),
+                "a copy is another place; name each once".to_owned(),
             );
         }
+        if let Some(other) = engine.disagreement(&workload.repositories, repository) {
+            return at(
+                &route,
+                format!(
+                    "repository `{repository}` is a copy of one repository and not of another: \
+                     workloads `{name}` and `{other}` disagree on the first"
+                ),
+                "a copy holds the same repository as the first of the list: the same one must be \
+                 first wherever `repositories` names it"
+                    .to_owned(),
+            );
+        }
+    }
+    if workload.repositories.is_empty() {
+        return at(
+            &["repositories:"],
+            format!("workload `{name}` names no repository"),
+            "name the repository, and after it those that hold copies of it".to_owned(),
+        );
     }
     if let Some(postgres) = &workload.postgres
         && has_password(&postgres.url)
@@ -435,6 +471,15 @@ impl Tier {
                 &["compression:"],
                 format!("compression {level} is out of range"),
                 "1 (fast) to 19 (small)".to_owned(),
+            ));
+        }
+        if tier.copies == 0 {
+            return Err(invalid_at(
+                path,
+                &text,
+                &["copies:"],
+                "copies is 0: there is always the repository itself",
+                "1 or more; it counts the first repository".to_owned(),
             ));
         }
         if tier.retention.min_redundancy == 0 {

@@ -33,6 +33,18 @@ pub struct Tier {
     /// zstd level for this tier's data, 1 to 19.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub compression: Option<i32>,
+    /// How many repositories must hold everything, the first one counted.
+    #[serde(default = "default_copies", skip_serializing_if = "is_one")]
+    pub copies: u32,
+}
+
+fn default_copies() -> u32 {
+    1
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn is_one(copies: &u32) -> bool {
+    *copies == 1
 }
 
 /// A schedule: 6 or 7 cron fields (seconds first; 5 fields are read as minutes first), on the civil

@@ -282,9 +282,9 @@ fn what_a_workload_names_must_be_there() {
         dr.yaml |     repositories: [main]\n    postgres |     repositories: [mian]\n    postgres
             14:20 | workload `erp` names repository `mian`, which does not exist | did you mean `main`?
         dr.yaml |     repositories: [main]\n    postgres |     repositories: []\n    postgres
-            14:5 | workload `erp` names 0 repositories | exactly one
+            14:5 | workload `erp` names no repository | copies of it
         dr.yaml |     repositories: [main]\n    postgres |     repositories: [main, main]\n    postgres
-            14:5 | workload `erp` names 2 repositories | exactly one
+            14:20 | workload `erp` names repository `main` twice | another place
         dr.yaml |     tenancy:\n |     files: { path: /srv }\n    tenancy:\n
             12:3 | exactly one of `postgres`, `nats` and `files` | two workloads
         dr.yaml |     nats: { url: "nats://127.0.0.1:4222", streams: [ORDERS] }\n |

@@ -60,15 +60,18 @@ pub async fn init(request: &InitRequest) -> Result<InitOutcome, InstallationErro
         write_configuration(request, &mut outcome)?;
     }
     let config = Config::load(&request.config)?;
-    let repositories: Vec<(RepositoryName, RepositoryConfig)> = config
-        .engine
-        .repositories
-        .iter()
-        .map(|(name, c)| (name.clone(), c.clone()))
-        .collect();
+    let engine = config.engine.clone();
     outcome = tokio::task::spawn_blocking(move || {
-        for (name, repository) in &repositories {
-            create_repository(name, repository, &mut outcome)?;
+        for first in engine.first_repositories() {
+            let Some(place) = engine.repositories.get(first) else {
+                continue;
+            };
+            let repository = create_repository(first, place, None, &mut outcome)?;
+            for name in engine.copies_of(first) {
+                if let Some(place) = engine.repositories.get(&name) {
+                    create_repository(&name, place, Some(&repository), &mut outcome)?;
+                }
+            }
         }
         Ok::<_, InstallationError>(outcome)
     })
@@ -127,12 +130,14 @@ fn write_configuration(
     Ok(())
 }
 
-/// Creates a repository's key if there is none, then the repository if there is none.
+/// Creates a repository's key if there is none, then the repository if there is none; as a copy of
+/// `first` where that is given. A place that holds another repository is refused.
 fn create_repository(
     name: &RepositoryName,
     config: &RepositoryConfig,
+    first: Option<&Repository>,
     outcome: &mut InitOutcome,
-) -> Result<(), InstallationError> {
+) -> Result<Repository, InstallationError> {
     let backend = open::backend(name, config)?;
     let place = backend.describe();
     let failed = |source: StoreError| InstallationError::Repository {
@@ -154,8 +159,13 @@ fn create_repository(
     }
     let key = key::read(name, &config.key, &place)?;
     if Repository::exists(backend.as_ref()).map_err(failed)? {
-        Repository::open(backend, &key).map_err(failed)?;
-        return Ok(());
+        let opened = Repository::open(backend, &key).map_err(failed)?;
+        return match first {
+            Some(first) if !opened.is_copy_of(first) => Err(failed(StoreError::OtherRepository {
+                place: place.clone(),
+            })),
+            _ => Ok(opened),
+        };
     }
     if let Some(path) = &config.path {
         create_folder(path).map_err(file_error("create", path))?;
@@ -169,11 +179,13 @@ fn create_repository(
         let capabilities = backend.prepare().map_err(|error| failed(error.into()))?;
         open::check_locks(name, config, &place, capabilities)?;
     }
-    Repository::create(backend, &key).map_err(failed)?;
-    outcome
-        .created
-        .push(format!("repository `{name}` at {place}"));
-    Ok(())
+    let (created, what) = match first {
+        None => (Repository::create(backend, &key), "repository"),
+        Some(first) => (first.create_copy(backend, &key), "copy"),
+    };
+    let created = created.map_err(failed)?;
+    outcome.created.push(format!("{what} `{name}` at {place}"));
+    Ok(created)
 }
 
 async fn create_catalog(

@@ -8,8 +8,8 @@ use dr_catalog::Catalog;
 use dr_config::{Config, ObjectLockMode, RepositoryConfig, Workload};
 use dr_model::{Clock, RepositoryName, SystemClock, WorkloadName};
 use dr_store::{
-    Backend, Bandwidth, Capabilities, LimitedBackend, LocalBackend, LockMode, Repository,
-    S3Backend, S3Location,
+    Backend, Bandwidth, Capabilities, CopyPlace, LimitedBackend, LocalBackend, LockMode,
+    Repository, S3Backend, S3Location, StoreError,
 };
 
 use crate::{InstallationError, key};
@@ -21,7 +21,9 @@ pub struct Installation {
     pub config: Arc<Config>,
     /// The clock everything in it uses.
     pub clock: Arc<dyn Clock>,
-    repositories: Arc<Mutex<BTreeMap<RepositoryName, Repository>>>,
+    places: Arc<Mutex<BTreeMap<RepositoryName, Repository>>>,
+    /// By the first one and its copies.
+    repositories: Arc<Mutex<BTreeMap<Vec<RepositoryName>, Repository>>>,
     catalog: Arc<tokio::sync::OnceCell<Catalog>>,
 }
 
@@ -108,6 +110,40 @@ pub(crate) fn open_repository(
     Ok(opened)
 }
 
+fn described(config: &RepositoryConfig) -> String {
+    match (&config.path, &config.s3) {
+        (Some(path), _) => path.display().to_string(),
+        (None, Some(s3)) => format!("s3://{}/{}", s3.bucket, s3.prefix),
+        (None, None) => "nowhere".to_owned(),
+    }
+}
+
+/// Whether the place itself fails, as against a key or a configuration that is wrong.
+fn is_away(error: &InstallationError) -> bool {
+    let InstallationError::Repository { source, .. } = error else {
+        return false;
+    };
+    matches!(
+        source,
+        StoreError::Backend { .. }
+            | StoreError::Missing { .. }
+            | StoreError::Damaged { .. }
+            | StoreError::ObjectMissing { .. }
+    )
+}
+
+/// An error with its causes in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        text.push_str(": ");
+        text.push_str(&inner.to_string());
+        cause = inner.source();
+    }
+    text
+}
+
 impl Installation {
     /// Reads the configuration; opens nothing yet.
     ///
@@ -123,26 +159,108 @@ impl Installation {
         Self {
             config: Arc::new(config),
             clock,
+            places: Arc::default(),
             repositories: Arc::default(),
             catalog: Arc::default(),
         }
     }
 
-    /// The repository of this name, opened on first use. Blocks.
+    /// The place of this name by itself, without its copies, opened on first use. Blocks.
     ///
     /// # Errors
     /// When the configuration does not name it, its key is missing or wrong, or it is not there.
-    pub fn repository(&self, name: &RepositoryName) -> Result<Repository, InstallationError> {
-        let mut opened = self
-            .repositories
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if let Some(repository) = opened.get(name) {
+    pub fn place(&self, name: &RepositoryName) -> Result<Repository, InstallationError> {
+        let known = || self.places.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(repository) = known().get(name) {
             return Ok(repository.clone());
         }
+        // Not locked meanwhile: a place that does not answer must not hold up the others.
         let repository = open_repository(name, self.config.repository(name)?)?;
-        opened.insert(name.clone(), repository.clone());
+        known().insert(name.clone(), repository.clone());
         Ok(repository)
+    }
+
+    /// The repository of this name with its copies, opened on first use. Where it does not answer and a
+    /// copy does, that copy, which can then only be read. Blocks.
+    ///
+    /// # Errors
+    /// As [`Installation::place`].
+    pub fn repository(&self, name: &RepositoryName) -> Result<Repository, InstallationError> {
+        self.family(name, &self.config.engine.copies_of(name))
+    }
+
+    fn family(
+        &self,
+        first: &RepositoryName,
+        copies: &[RepositoryName],
+    ) -> Result<Repository, InstallationError> {
+        let mut key = vec![first.clone()];
+        key.extend_from_slice(copies);
+        let known = || {
+            self.repositories
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+        };
+        if let Some(repository) = known().get(&key) {
+            return Ok(repository.clone());
+        }
+        let repository = match self.place(first) {
+            Ok(place) if copies.is_empty() => place,
+            Ok(place) => place.with_copies(self.copy_places(copies)?),
+            // Not kept: the first place is asked again the next time.
+            Err(error) if is_away(&error) => return self.stand_in(first, copies, error),
+            Err(error) => return Err(error),
+        };
+        known().insert(key, repository.clone());
+        Ok(repository)
+    }
+
+    /// The first copy that opens, to be read only.
+    fn stand_in(
+        &self,
+        first: &RepositoryName,
+        copies: &[RepositoryName],
+        error: InstallationError,
+    ) -> Result<Repository, InstallationError> {
+        for name in copies {
+            match self.place(name) {
+                Ok(place) => {
+                    tracing::warn!(
+                        first = first.as_str(),
+                        copy = name.as_str(),
+                        error = chain(&error),
+                        "the repository does not answer; its copy is read"
+                    );
+                    let others: Vec<RepositoryName> = copies
+                        .iter()
+                        .filter(|other| *other != name)
+                        .cloned()
+                        .collect();
+                    return Ok(place.standing_in_for(first.as_str(), self.copy_places(&others)?));
+                }
+                Err(error) => {
+                    tracing::warn!(
+                        copy = name.as_str(),
+                        error = chain(&error),
+                        "a copy does not answer"
+                    );
+                }
+            }
+        }
+        Err(error)
+    }
+
+    fn copy_places(&self, copies: &[RepositoryName]) -> Result<Vec<CopyPlace>, InstallationError> {
+        let place = |name: &RepositoryName| {
+            let config = self.config.repository(name)?;
+            let (this, wanted) = (self.clone(), name.clone());
+            Ok(CopyPlace {
+                name: name.to_string(),
+                place: described(config),
+                open: Arc::new(move || Ok(this.place(&wanted)?)),
+            })
+        };
+        copies.iter().map(place).collect()
     }
 
     /// The name of the repository that a workload's data goes to.
@@ -153,16 +271,22 @@ impl Installation {
         &self,
         workload: &WorkloadName,
     ) -> Result<RepositoryName, InstallationError> {
+        self.repository_names_of(workload)?
+            .first()
+            .cloned()
+            .ok_or_else(|| InstallationError::NoRepository(workload.clone()))
+    }
+
+    fn repository_names_of(
+        &self,
+        workload: &WorkloadName,
+    ) -> Result<&[RepositoryName], InstallationError> {
         // From the engine file: what pushes and fetches WAL has read no tiers.
         let config = match self.config.engine.workloads.get(workload) {
             Some(config) => config,
             None => self.config.workload(workload.as_str())?.config,
         };
-        config
-            .repositories
-            .first()
-            .cloned()
-            .ok_or_else(|| InstallationError::NoRepository(workload.clone()))
+        Ok(&config.repositories)
     }
 
     /// The repository that a workload's data goes to. Blocks.
@@ -170,7 +294,10 @@ impl Installation {
     /// # Errors
     /// As [`Installation::repository`].
     pub fn repository_of(&self, workload: &WorkloadName) -> Result<Repository, InstallationError> {
-        self.repository(&self.repository_name_of(workload)?)
+        match self.repository_names_of(workload)?.split_first() {
+            Some((first, copies)) => self.family(first, copies),
+            None => Err(InstallationError::NoRepository(workload.clone())),
+        }
     }
 
     /// [`Installation::repository_of`] for asynchronous callers.
@@ -189,15 +316,16 @@ impl Installation {
             })?
     }
 
-    /// Every repository that the configuration names, by name. Blocks.
+    /// Every repository that the configuration names and that is no copy of another, by name, with its
+    /// copies. Blocks.
     ///
     /// # Errors
     /// As [`Installation::repository`].
     pub fn all_repositories(&self) -> Result<Vec<(RepositoryName, Repository)>, InstallationError> {
-        let names: Vec<RepositoryName> = self.config.engine.repositories.keys().cloned().collect();
-        names
-            .into_iter()
-            .map(|name| Ok((name.clone(), self.repository(&name)?)))
+        self.config
+            .engine
+            .first_repositories()
+            .map(|name| Ok((name.clone(), self.repository(name)?)))
             .collect()
     }
 

@@ -61,6 +61,18 @@ pub(crate) fn of_status(
             }
             alerts.insert(format!("rpo {workload}"), message);
         }
+        if let Some(what) = &status.list_went_back {
+            alerts.insert(format!("list {workload}"), format!("`{workload}`: {what}"));
+        }
+        if !status.copies_met && status.newest.is_some() {
+            let copies: Vec<String> = status.copies.iter().map(ToString::to_string).collect();
+            let message = format!(
+                "`{workload}`: the tier promises {} repositories; {}",
+                status.copies_promised,
+                copies.join("; ")
+            );
+            alerts.insert(format!("copies {workload}"), message);
+        }
         if let Some(window) = &status.window
             && !window.gaps.is_empty()
         {

@@ -3,7 +3,7 @@
 use std::pin::Pin;
 use std::sync::Arc;
 
-use dr_backup::BackupOptions;
+use dr_backup::{BackupError, BackupOptions};
 use dr_installation::Installation;
 use dr_jobs::{JobError, JobSpec, Jobs};
 use dr_model::{Progress, WorkloadName};
@@ -114,7 +114,108 @@ async fn back_up(
             dr_backup::run(installation, workload, &options, progress, job.cancel()).await
         })
         .await;
+    if ended.is_ok() {
+        // Beside everything else: filling a new copy may take longer than to the next backup.
+        let (installation, jobs) = (installation.clone(), jobs.clone());
+        let (workload, cancel) = (workload.clone(), cancel.clone());
+        tokio::spawn(async move {
+            bring_copies_up(&installation, &jobs, &workload, &cancel).await;
+        });
+    }
     launched(ended.map(|point| point.id.to_string()))
+}
+
+/// Copies that lag are brought up after a backup. A failure is not the backup's: the copy goes on
+/// lagging, which status tells, and is tried after the next one, or later while it keeps failing.
+async fn bring_copies_up(
+    installation: &Installation,
+    jobs: &Jobs,
+    workload: &WorkloadName,
+    cancel: &CancellationToken,
+) {
+    let Ok(repository) = installation.open_repository_of(workload).await else {
+        return;
+    };
+    let name = workload.clone();
+    let lagging = tokio::task::spawn_blocking(move || {
+        let copies = dr_backup::copies_of(&repository, &name).into_iter();
+        copies
+            .filter(|copy| matches!(copy.standing, dr_backup::CopyStanding::Lags { .. }))
+            .map(|copy| copy.repository)
+            .collect::<Vec<_>>()
+    })
+    .await
+    .unwrap_or_default();
+    for copy in lagging {
+        let now = installation.clock.now();
+        if !backoff::may_try(&copy, now) {
+            continue;
+        }
+        let spec = JobSpec {
+            kind: "sync".to_owned(),
+            lane: format!("copy {copy}"),
+            detail: "scheduled".to_owned(),
+        };
+        let (this, name) = (installation.clone(), copy.clone());
+        let ended = jobs
+            .run(spec, false, cancel, |job| async move {
+                job.step("sync").await;
+                tokio::task::spawn_blocking(move || {
+                    dr_backup::sync(&this, Some(&name), &LogProgress)
+                })
+                .await
+                .map_err(|_| BackupError::Worker("bring a copy up"))?
+            })
+            .await;
+        let failure = match ended {
+            Ok(reports) => reports.into_iter().find_map(|(_, report)| match report {
+                Ok(report) => report
+                    .problems
+                    .first()
+                    .map(|p| format!("{}: {}", p.object, p.what)),
+                Err(error) => Some(chain(&error)),
+            }),
+            // Somebody is at it.
+            Err(JobError::Cancelled | JobError::LaneBusy { .. }) => return,
+            Err(error) => Some(chain(&error)),
+        };
+        backoff::ended(&copy, now, failure.is_some());
+        match failure {
+            None => tracing::info!(copy = %copy, "the copy is in step"),
+            Some(why) => tracing::warn!(copy = %copy, why, "the copy could not be brought up"),
+        }
+    }
+}
+
+/// How long a copy that keeps failing is left alone; known to this process only.
+mod backoff {
+    use std::collections::HashMap;
+    use std::sync::{LazyLock, Mutex, PoisonError};
+    use std::time::Duration;
+
+    use chrono::{DateTime, Utc};
+    use dr_model::RepositoryName;
+
+    type Failures = HashMap<RepositoryName, (u32, DateTime<Utc>)>;
+    static FAILURES: LazyLock<Mutex<Failures>> = LazyLock::new(Mutex::default);
+
+    pub(super) fn may_try(copy: &RepositoryName, now: DateTime<Utc>) -> bool {
+        let failures = FAILURES.lock().unwrap_or_else(PoisonError::into_inner);
+        failures.get(copy).is_none_or(|(times, at)| {
+            let passed = (now - *at).to_std().unwrap_or(Duration::MAX);
+            passed >= dr_scheduler::retry_delay(*times)
+        })
+    }
+
+    pub(super) fn ended(copy: &RepositoryName, now: DateTime<Utc>, failed: bool) {
+        let mut failures = FAILURES.lock().unwrap_or_else(PoisonError::into_inner);
+        if failed {
+            let entry = failures.entry(copy.clone()).or_insert((0, now));
+            *entry = (entry.0.saturating_add(1), now);
+        } else {
+            failures.remove(copy);
+        }
+    }
 }
 
 async fn verify(

@@ -114,6 +114,7 @@ pub(crate) fn equal(left: &[u8], right: &[u8]) -> bool {
 }
 
 /// One key of the hierarchy (master or a workload's) and everything derived from it.
+#[derive(Clone)]
 pub(crate) struct Keys {
     secret: Secret,
     id: [u8; KEY_ID_BYTES],

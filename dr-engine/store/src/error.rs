@@ -49,6 +49,42 @@ pub enum StoreError {
         /// What it was seen to do.
         reason: &'static str,
     },
+    /// A place that was to be a copy holds something else.
+    #[error("{place} holds another repository")]
+    OtherRepository {
+        /// The place.
+        place: String,
+    },
+    /// The place of a copy could not be opened.
+    #[error("copy `{name}` cannot be opened")]
+    CopyAway {
+        /// The copy.
+        name: String,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// Only a copy answers, and something was to be written.
+    #[error("repository {first} does not answer; its copy in {place} can only be read")]
+    FirstPlaceAway {
+        /// The first place.
+        first: String,
+        /// The copy.
+        place: String,
+    },
+    /// A copy knows a newer list of restore points than the first place.
+    #[error(
+        "the list of restore points of `{workload}` in {place} is not the one that {copy} goes on from: \
+         {place} went back"
+    )]
+    WentBack {
+        /// The workload.
+        workload: WorkloadName,
+        /// The first place.
+        place: String,
+        /// The copy.
+        copy: String,
+    },
     /// The text is no key.
     #[error("the repository key is not valid: {what}")]
     InvalidKey {
@@ -245,6 +281,21 @@ impl StoreError {
             Self::Backend { source, .. } => source.hint(),
             Self::Missing { .. } => Some(
                 "check that the disk is mounted and the path is right; `dr init` creates a new repository"
+                    .to_owned(),
+            ),
+            Self::OtherRepository { .. } => Some(
+                "a copy is made by `dr init` in an empty place; name another place, or clear this \
+                 one if nothing in it is wanted"
+                    .to_owned(),
+            ),
+            Self::FirstPlaceAway { .. } => Some(
+                "mend the first place; if it is lost for good, name the copy first in \
+                 `repositories:` of every workload"
+                    .to_owned(),
+            ),
+            Self::WentBack { .. } => Some(
+                "was an old state of it put back, or another folder mounted? Nothing was changed in \
+                 the copy; `dr repo repair` brings back what is missing"
                     .to_owned(),
             ),
             Self::NotEmpty { .. } => {

@@ -51,8 +51,10 @@ pub use prune::{
     SessionInfo, SessionState, WorkloadPrune,
 };
 pub use repo::{
-    BackupWriter, ChainAnchor, Domain, KeySlot, PointReader, Repository, ShredOutcome,
-    ShreddedFile, Shredding, StoredPoint, TenantKey, WalInfo, WalPut, WriteOptions,
+    BackupWriter, COPY_WAL_TIMEOUT, ChainAnchor, CopyLag, CopyPlace, CopyRun, CopyState,
+    DamageEvent, DamageRecord, DamagedObject, DamagedPoint, Domain, KeySlot, OpenCopy, PointReader,
+    RepairOptions, RepairReport, Repaired, Repository, ShredOutcome, ShreddedFile, Shredding,
+    StoredPoint, SyncReport, TenantKey, WalInfo, WalPut, WriteOptions,
 };
 
 /// Whether this build carries test hooks (kill points, the journal of file operations). Never in a

@@ -9,6 +9,8 @@
 //! the list of restore points ([`chain`]), where each adds to what the other wrote.
 
 pub(crate) mod chain;
+pub(crate) mod copies;
+pub(crate) mod damage;
 pub(crate) mod fetch;
 pub(crate) mod index;
 pub(crate) mod keys;
@@ -16,7 +18,10 @@ pub(crate) mod lock;
 pub(crate) mod points;
 pub(crate) mod reader;
 mod records;
+mod repair;
 pub(crate) mod session;
+mod sync;
+pub(crate) mod verify;
 pub(crate) mod wal;
 pub(crate) mod writer;
 
@@ -26,10 +31,15 @@ use std::sync::{Arc, Mutex};
 use dr_model::WorkloadName;
 
 pub use chain::ChainAnchor;
+pub use copies::{COPY_WAL_TIMEOUT, CopyPlace, CopyState, OpenCopy};
+pub use damage::{DamageEvent, DamageRecord, DamagedObject, DamagedPoint};
 pub use keys::{Domain, KeySlot, ShredOutcome, ShreddedFile, Shredding, TenantKey};
 pub use points::StoredPoint;
 pub use reader::PointReader;
+pub use repair::{RepairOptions, RepairReport, Repaired};
+pub use sync::{CopyLag, SyncReport};
 pub use wal::{WalInfo, WalPut};
+pub use writer::copies::CopyRun;
 pub use writer::{BackupWriter, WriteOptions};
 
 use crate::backend::{Backend, Capabilities, PutOptions, PutOutcome, TRIAL};
@@ -41,6 +51,9 @@ use crate::{BackendError, StoreError};
 use index::Index;
 use index::contents::KnownContents;
 use keys::{KnownKeys, Opened, SLOTS, open_slots, store_slot};
+
+/// A question to one place.
+type Ask<'a, T> = &'a dyn Fn(&dyn Backend) -> Result<Option<T>, BackendError>;
 
 /// An open repository. Cheap to clone; usable from several threads.
 #[derive(Debug, Clone)]
@@ -62,6 +75,10 @@ pub(crate) struct Inner {
     known_keys: KnownKeys,
     indexes: Mutex<HashMap<WorkloadName, Arc<Index>>>,
     known_contents: KnownContents,
+    /// The same repository in other places.
+    pub(crate) copies: Vec<Arc<copies::Attached>>,
+    /// This is a copy, and the first place does not answer.
+    pub(crate) stands_in_for: Option<String>,
 }
 
 /// What the slot is called that a repository is made with.
@@ -126,6 +143,31 @@ impl Repository {
     /// # Errors
     /// When there is something already, or the place cannot be written.
     pub fn create(backend: Arc<dyn Backend>, key: &RepositoryKey) -> Result<Self, StoreError> {
+        let mut id: RepositoryId = [0; 16];
+        dr_model::random::fill(&mut id);
+        let master = Keys::new(random_secret()).map_err(encode_failed("the master key"))?;
+        Self::create_with(backend, key, id, &master)
+    }
+
+    /// Makes a copy of this repository in another place: the same id and master key under a slot of its
+    /// own, that `key` opens, and nothing else yet ([`Repository::sync_to`] brings the rest).
+    ///
+    /// # Errors
+    /// As for [`Repository::create`].
+    pub fn create_copy(
+        &self,
+        backend: Arc<dyn Backend>,
+        key: &RepositoryKey,
+    ) -> Result<Self, StoreError> {
+        Self::create_with(backend, key, self.inner.id, &self.inner.master)
+    }
+
+    fn create_with(
+        backend: Arc<dyn Backend>,
+        key: &RepositoryKey,
+        id: RepositoryId,
+        master: &Keys,
+    ) -> Result<Self, StoreError> {
         let place = backend.describe();
         let failed = |action: &str| backend_failed(backend.as_ref(), action.to_owned());
         if Self::exists(backend.as_ref())? {
@@ -151,12 +193,9 @@ impl Repository {
                 .delete(&left.name)
                 .map_err(failed("clearing an unfinished attempt"))?;
         }
-        let mut id: RepositoryId = [0; 16];
-        dr_model::random::fill(&mut id);
-        let master = Keys::new(random_secret()).map_err(encode_failed("the master key"))?;
         let (data, secret) = key.new_slot()?;
         let slot = (&data, &secret);
-        store_slot(backend.as_ref(), &id, slot, &master, FIRST_SLOT)?;
+        store_slot(backend.as_ref(), &id, slot, master, FIRST_SLOT)?;
         crate::testing::kill_point("store.create.after-slot");
         let object = RepositoryObject { id, capabilities };
         let body =
@@ -201,6 +240,8 @@ impl Repository {
                 known_keys: KnownKeys::default(),
                 indexes: Mutex::new(HashMap::new()),
                 known_contents: KnownContents::default(),
+                copies: Vec::new(),
+                stands_in_for: None,
             }),
         })
     }
@@ -243,11 +284,18 @@ impl Repository {
         options: crate::CheckOptions,
         progress: &dyn dr_model::Progress,
     ) -> Result<crate::CheckReport, StoreError> {
-        crate::check::run(self, options, progress)
+        // A copy must not hide what is wrong here.
+        crate::check::run(&self.alone(), options, progress)
     }
 
     pub(crate) fn inner(&self) -> &Inner {
         &self.inner
+    }
+
+    fn of(inner: Inner) -> Self {
+        Self {
+            inner: Arc::new(inner),
+        }
     }
 }
 
@@ -272,31 +320,76 @@ impl Inner {
         }
     }
 
-    /// Every place that holds this repository, the first one first.
-    pub(crate) fn places(&self) -> impl Iterator<Item = &dyn Backend> {
-        std::iter::once(self.backend.as_ref())
+    /// The same place with other copies; what is known of the content is learned anew.
+    fn at_this_place(
+        &self,
+        copies: Vec<Arc<copies::Attached>>,
+        stands_in_for: Option<String>,
+    ) -> Self {
+        Self {
+            backend: Arc::clone(&self.backend),
+            place: self.place.clone(),
+            id: self.id,
+            id_text: self.id_text.clone(),
+            capabilities: self.capabilities,
+            master: self.master.clone(),
+            opened_slot: self.opened_slot.clone(),
+            known_keys: KnownKeys::default(),
+            indexes: Mutex::new(HashMap::new()),
+            known_contents: KnownContents::default(),
+            copies,
+            stands_in_for,
+        }
     }
 
-    /// Reads an object and makes something of it: from the first place where that succeeds. `None` only
-    /// if every place answered that it is absent; else the first place's failure.
+    /// Every place that holds this repository and answers, the first one first.
+    pub(crate) fn places(&self) -> impl Iterator<Item = Arc<dyn Backend>> {
+        copies::places(self)
+    }
+
+    /// The first thing that a place gives, from the first place on; what failed there, when none does.
+    pub(crate) fn any_place<T>(
+        &self,
+        object: &str,
+        ask: Ask<'_, T>,
+    ) -> Result<Option<T>, StoreError> {
+        let mut failed = None;
+        for place in self.places() {
+            match ask(place.as_ref()) {
+                Ok(Some(found)) => return Ok(Some(found)),
+                Ok(None) => {}
+                Err(error) => failed = failed.or(Some(error)),
+            }
+        }
+        match failed {
+            None => Ok(None),
+            Some(error) => Err(self.failed(format!("reading `{object}`"))(error)),
+        }
+    }
+
+    /// Reads an object and makes something of it: from the first place where that succeeds. `None` if
+    /// the first place answered that it is absent and no copy has it; else the first place's failure.
     pub(crate) fn read_verified<T>(
         &self,
         object: &str,
         decode: &dyn Fn(&[u8]) -> Result<T, StoreError>,
     ) -> Result<Option<T>, StoreError> {
-        let mut failed = None;
+        let mut first: Option<Result<(), StoreError>> = None;
         for place in self.places() {
             let read = match place.get(object) {
-                Ok(Some(data)) => decode(&data),
-                Ok(None) => continue,
+                Ok(Some(data)) => decode(&data).map(Some),
+                Ok(None) => Ok(None),
                 Err(error) => Err(self.failed(format!("reading `{object}`"))(error)),
             };
-            match read {
-                Ok(value) => return Ok(Some(value)),
-                Err(error) => failed = failed.or(Some(error)),
-            }
+            let outcome = match read {
+                Ok(Some(value)) => return Ok(Some(value)),
+                Ok(None) => Ok(()),
+                Err(error) => Err(error),
+            };
+            // What the first place says counts, should no copy have it.
+            first.get_or_insert(outcome);
         }
-        failed.map_or(Ok(None), Err)
+        first.unwrap_or(Ok(())).map(|()| None)
     }
 
     pub(crate) fn get(&self, object: &str) -> Result<Option<Vec<u8>>, StoreError> {
@@ -315,13 +408,15 @@ impl Inner {
         body: &[u8],
         options: &PutOptions,
     ) -> Result<PutOutcome, StoreError> {
+        self.is_first()?;
         self.backend
             .put_new_with(object, body, options)
             .map_err(self.failed(format!("storing `{object}`")))
     }
 
-    /// Removes an object; one that is absent already is fine.
+    /// Removes an object from this place; one that is absent already is fine.
     pub(crate) fn delete(&self, object: &str) -> Result<(), StoreError> {
+        self.is_first()?;
         self.backend
             .delete(object)
             .map_err(self.failed(format!("deleting `{object}`")))

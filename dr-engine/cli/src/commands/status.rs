@@ -46,6 +46,11 @@ pub(crate) async fn run(context: &Context) -> Result<u8, Failure> {
         workloads.iter().map(row).collect(),
     ));
     for workload in &workloads {
+        for copy in &workload.copies {
+            if copy.standing == dr_backup::CopyStanding::InStep {
+                output::data(&format!("{}: {copy}", workload.workload));
+            }
+        }
         for problem in &workload.problems {
             output::data(&format!("! {}: {problem}", workload.workload));
         }

@@ -179,7 +179,8 @@ impl NeedSet {
         before: &[u8],
     ) -> Result<Vec<u8>, NeedError> {
         let mut data = before.to_vec();
-        data.extend_from_slice(&*reader.chunk(keys, &reference.name)?);
+        let chunk = reader.chunk(keys, &reference.name)?;
+        data.extend_from_slice(&chunk);
         let (entries, rest) = tree::decode_some(&data);
         for entry in &entries {
             self.entry(reader, entry)?;

@@ -91,10 +91,13 @@ impl Inner {
         };
         loop {
             let next = head.as_ref().map_or(0, |head| head.entry.sequence) + 1;
-            match self.chain_entry(workload, next)? {
-                Some(newer) => head = Some(newer),
-                None => return Ok(head),
+            // A copy is not asked for what the first place says is not there: what a copy knows beyond
+            // that is a first place that went back, which is for sync to tell.
+            let object = chain::object_name(&prefix, next);
+            if self.get(&object)?.is_none() {
+                return Ok(head);
             }
+            head = self.chain_entry(workload, next)?;
         }
     }
 

@@ -251,6 +251,7 @@ impl Inner {
             let keys = self
                 .read_data_keys(domain, &object)?
                 .ok_or_else(|| self.missing(&object))?;
+            self.put_stored_at_copies(&object);
             self.known_keys.insert(workload, domain, &keys);
             return Ok(keys);
         }

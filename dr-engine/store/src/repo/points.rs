@@ -79,7 +79,9 @@ impl Repository {
     /// # Errors
     /// When a list cannot be read or the place fails.
     pub fn anchors(&self) -> Result<Vec<ChainAnchor>, StoreError> {
-        let repo = self.inner();
+        // A copy must not hide that this place went back.
+        let alone = self.alone();
+        let repo = alone.inner();
         let workloads = repo.chained_workloads()?;
         let mut anchors = Vec::new();
         for workload in workloads {
@@ -92,6 +94,23 @@ impl Repository {
             }
         }
         Ok(anchors)
+    }
+
+    /// One entry of a workload's list of restore points; `None` if it is not there (any more).
+    ///
+    /// # Errors
+    /// When it cannot be read or the place fails.
+    pub fn anchor_at(
+        &self,
+        workload: &WorkloadName,
+        sequence: u64,
+    ) -> Result<Option<ChainAnchor>, StoreError> {
+        let entry = self.alone().inner().chain_entry(workload, sequence)?;
+        Ok(entry.map(|head| ChainAnchor {
+            workload: workload.clone(),
+            sequence,
+            sha256: head.object_sha256,
+        }))
     }
 
     /// The entries of a restore point, in path order.

@@ -20,12 +20,12 @@ use super::index::contents::PackContents;
 use super::keys::KeyId;
 use super::points::{StoredPoint, point_name};
 use super::{Inner, Repository};
-use crate::StoreError;
 use crate::crypto::Keys;
 use crate::format::content::{Content, Reference, decode_references};
 use crate::format::pack::Place;
 use crate::format::tree::{self, EntryKind, TreeEntry};
 use crate::format::{ChunkName, FormatError};
+use crate::{Backend, StoreError};
 use cache::{ChunkCache, PackCache};
 
 /// Chunks that lie one after the other are fetched together, up to so many stored bytes.
@@ -406,7 +406,8 @@ impl PointReader {
             cache::Asked::Often | cache::Asked::Seldom => {
                 let object = crate::format::pack::object_name(&self.workload, &file.id);
                 Some(self.packs.fetch(&file.id, || {
-                    repo.get(&object)?.ok_or_else(|| repo.missing(&object))
+                    repo.any_place(&object, &|place| place.get(&object))?
+                        .ok_or_else(|| repo.missing(&object))
                 })?)
             }
         };
@@ -437,10 +438,10 @@ impl PointReader {
             Some(data) => (data, 0),
             None => {
                 let length = places.iter().map(|place| u64::from(place.stored)).sum();
+                let part =
+                    |place: &dyn Backend| place.get_range(&contents.object, first.offset, length);
                 let data = repo
-                    .backend
-                    .get_range(&contents.object, first.offset, length)
-                    .map_err(repo.failed(format!("reading `{}`", contents.object)))?
+                    .any_place(&contents.object, &part)?
                     .ok_or_else(|| repo.missing(&contents.object))?;
                 (Arc::new(data), first.offset)
             }

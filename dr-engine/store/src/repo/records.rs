@@ -26,7 +26,9 @@ impl Repository {
     pub fn put_record(&self, kind: &str, name: &str, body: &[u8]) -> Result<(), StoreError> {
         let object = record_name(kind, name)?;
         let repo = self.inner();
+        repo.is_first()?;
         if repo.put_sealed(&repo.master, Kind::Record, &object, body)? == PutOutcome::Stored {
+            repo.put_stored_at_copies(&object);
             return Ok(());
         }
         let stored = repo

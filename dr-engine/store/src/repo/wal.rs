@@ -57,6 +57,7 @@ impl Repository {
         pushed_at: DateTime<Utc>,
     ) -> Result<WalPut, StoreError> {
         let repo = self.inner();
+        repo.is_first()?;
         let object = object_name(workload, name)?;
         let keys = repo.data_keys_or_new(workload, &Domain::Workload)?;
         let data = wal::encode(&repo.id, &keys, &object, body, pushed_at)
@@ -65,6 +66,7 @@ impl Repository {
         let outcome = repo.put_new(&object, &data)?;
         kill_point("store.wal.after-put");
         if outcome == PutOutcome::Stored {
+            repo.put_wal_at_copies(&object, data);
             return Ok(WalPut::Stored);
         }
         let head = repo
@@ -111,13 +113,16 @@ impl Repository {
     ) -> Result<Option<Vec<u8>>, StoreError> {
         let repo = self.inner();
         let object = object_name(workload, name)?;
-        let Some(data) = repo.get(&object)? else {
-            return Ok(None);
-        };
-        let keys = repo.required_data_keys(workload, &Domain::Workload)?;
-        wal::decode(&repo.id, &keys, &object, &data)
-            .map(Some)
-            .map_err(|error| repo.unreadable(&object, error))
+        let found = repo.read_verified(&object, &|data| {
+            let keys = repo.required_data_keys(workload, &Domain::Workload)?;
+            wal::decode(&repo.id, &keys, &object, data)
+                .map_err(|error| repo.unreadable(&object, error))
+        })?;
+        if found.is_none() {
+            // A copy that lags does not prove absence.
+            repo.is_first()?;
+        }
+        Ok(found)
     }
 
     /// When a WAL file was pushed and how long it is; reads only its head.
@@ -183,10 +188,9 @@ impl Inner {
         keys: &Keys,
         object: &str,
     ) -> Result<Option<WalHead>, StoreError> {
-        let data = self
-            .backend
-            .get_range(object, 0, HEAD_BYTES as u64)
-            .map_err(self.failed(format!("reading `{object}`")))?;
+        let data = self.any_place(object, &|place| {
+            place.get_range(object, 0, HEAD_BYTES as u64)
+        })?;
         data.map(|data| {
             wal::decode_head(&self.id, keys, object, &data)
                 .map_err(|error| self.unreadable(object, error))

@@ -14,6 +14,7 @@
 //! stored, and the pack is not condemned.
 
 mod assembly;
+pub(crate) mod copies;
 mod packs;
 mod pipeline;
 mod previous;
@@ -44,6 +45,7 @@ use crate::format::session::Purpose;
 use crate::format::tree::{self, EntryKind, EntryMeta, TreeEntry, broken_path_rule};
 use crate::testing::kill_point;
 use crate::{ObjectEntry, StoreError};
+use copies::{CopyRun, Finished};
 use packs::Packs;
 use pipeline::Pipeline;
 use previous::Previous;
@@ -104,6 +106,7 @@ impl Repository {
         options: WriteOptions,
     ) -> Result<BackupWriter, StoreError> {
         let repo = self.inner();
+        repo.is_first()?;
         match repo.backend.sweep(LEFTOVER_AGE) {
             Ok(0) => {}
             Ok(files) => tracing::info!(files, "removed temporary files of crashed writers"),
@@ -122,8 +125,12 @@ impl Repository {
         // Index first, packs second: a pack in the index is older than its index object.
         let known = repo.load_index(workload)?;
         let there = packs_there(repo, workload)?;
+        // What is known to be damaged is stored again.
+        let damaged = self.damaged_packs(workload)?;
         let is_usable = |file: &super::index::PackFile| {
-            there.get(&file.id) == Some(&file.size) && !condemned.contains(&file.id)
+            there.get(&file.id) == Some(&file.size)
+                && !condemned.contains(&file.id)
+                && !damaged.contains(&file.id)
         };
         let usable = known.packs().iter().map(is_usable).collect();
         let packs = Packs::new(
@@ -261,6 +268,12 @@ impl BackupWriter {
         self.repository
             .inner()
             .data_keys_or_new(&self.workload, domain)
+    }
+
+    /// What becomes of the copies; tells the end of it after [`Self::finish`].
+    #[must_use]
+    pub fn copies(&self) -> CopyRun {
+        self.pipeline.shared.packs.copies.clone()
     }
 
     /// Stores a folder or a link (or an empty file).
@@ -520,6 +533,12 @@ impl BackupWriter {
         }
         listed?;
         kill_point("store.after-chain");
+        let finished = Finished {
+            point,
+            object: &data,
+            needed: &needed,
+        };
+        self.pipeline.shared.packs.copies.finish(repo, &finished);
         Ok(())
     }
 }

@@ -144,9 +144,7 @@ impl Inner {
 
     fn part(&self, object: &str, offset: u64, length: u64) -> Result<Vec<u8>, StoreError> {
         let data = self
-            .backend
-            .get_range(object, offset, length)
-            .map_err(self.failed(format!("reading `{object}`")))?
+            .any_place(object, &|place| place.get_range(object, offset, length))?
             .ok_or_else(|| self.missing(object))?;
         if data.len() as u64 == length {
             Ok(data)

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crossbeam_channel::Sender;
 use dr_model::WorkloadName;
 
+use super::copies::CopyRun;
 use crate::backend::{PutOptions, PutOutcome};
 use crate::crypto::Keys;
 use crate::format::content::Reference;
@@ -45,6 +46,7 @@ pub(super) struct Packs {
     pub(super) compression_level: i32,
     /// How long what is stored is locked, and what is locked already.
     pub(super) lock: Option<LockPlan>,
+    pub(super) copies: CopyRun,
     /// What was stored before.
     pub(super) known: Index,
     /// Of each known pack: whether it may be relied on.
@@ -102,6 +104,7 @@ impl Packs {
         let used = known.packs().iter().map(|_| AtomicBool::new(false));
         Self {
             used: used.collect(),
+            copies: CopyRun::begin(repository.inner()),
             repository,
             workload,
             compression_level,
@@ -269,6 +272,7 @@ impl Packs {
         if repo.put_new_with(&full.object, &full.data, &self.put_options())? == PutOutcome::Exists {
             return Err(repo.name_taken(&full.object));
         }
+        self.copies.put(&full.object, &full.data);
         let due = {
             let mut stored = lock(&self.stored);
             let bytes = full.data.len() as u64;
@@ -331,6 +335,7 @@ impl Packs {
             });
         }
         lock(&self.stored).bytes += body.len() as u64;
+        self.copies.put_stored(repo, &object);
         Ok(())
     }
 
