@@ -5,7 +5,7 @@ DEMO_DIR ?= /var/tmp/dr-demo
 
 FUZZ_SECONDS ?= 60
 
-.PHONY: demo test test-s3 servers demo-servers fmt lint unit release-is-clean clean-demo fuzz
+.PHONY: demo test test-s3 servers demo-servers fmt lint unit release-is-clean clean-demo fuzz bench bench-quick bench-memory
 
 demo: demo-servers
 	$(CARGO) build --release --locked -p dr
@@ -61,3 +61,14 @@ release-is-clean:
 # same decoders run on some thousand inputs (dr-engine/store/src/fuzzing.rs).
 fuzz:
 	@sh scripts/fuzz.sh $(FUZZ_SECONDS)
+
+# dr beside restic, borg and rustic, about an hour; see docs/PERFORMANCE.md. BENCH passes options on.
+bench: servers
+	python3 scripts/bench/bench.py $(BENCH)
+
+bench-quick: servers
+	python3 scripts/bench/bench.py --quick $(BENCH)
+
+# The memory of a 10 GiB backup and its restore, under `/usr/bin/time -v`.
+bench-memory:
+	python3 scripts/bench/memory.py $(BENCH)

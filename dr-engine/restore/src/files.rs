@@ -18,6 +18,9 @@ use crate::error::{blocking, file_error, source_error, store_error};
 use crate::telling::Telling;
 use crate::threads;
 
+/// A file of this size or more keeps a thread busy for a while.
+const LARGE_BYTES: u64 = 4 << 20;
+
 /// What was written.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FilesOutcome {
@@ -213,14 +216,20 @@ fn write(
         repository,
     ))?;
     let writer = FolderWriter::open(into).map_err(failed())?;
-    // Folders first, each after the one it lies in; then everything else may come in any order.
+    // Folders first, each after the one it lies in; then everything else may come in any order. Large
+    // files come one by one before the small ones, which are taken in stretches: else one thread would
+    // be left with several of them.
     let (folders, others): (Vec<_>, Vec<_>) = wanted
         .iter()
         .partition(|entry| entry.kind == EntryKind::Folder);
     for entry in folders {
         writer.entry(&item_of(entry)).map_err(failed())?;
     }
-    threads::each(&others, |entry| {
+    let (mut large, small): (Vec<_>, Vec<_>) = others
+        .into_iter()
+        .partition(|entry| entry.size >= LARGE_BYTES);
+    large.sort_by_key(|entry| std::cmp::Reverse(entry.size));
+    let put_back = |entry: &&&TreeEntry| {
         let item = item_of(entry);
         if entry.kind != EntryKind::File {
             return writer.entry(&item).map_err(failed());
@@ -230,7 +239,9 @@ fn write(
             reader.read_file(entry, &mut out).map_err(Into::into)
         };
         writer.file(&item, &mut content).map_err(failed())
-    })?;
+    };
+    threads::each(&large, put_back)?;
+    threads::each(&small, put_back)?;
     progress.phase("flushing the files", None);
     writer.finish().map_err(failed())?;
     Ok(FilesOutcome {

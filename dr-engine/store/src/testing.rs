@@ -156,7 +156,7 @@ mod figures {
         let look_up = began.elapsed() / LOOK_UPS;
         tracing::debug!(found, "looked up");
         Ok(OpenedIndex {
-            chunks: index.chunks(),
+            chunks: index.table().len(),
             open,
             look_up,
         })
