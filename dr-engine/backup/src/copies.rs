@@ -110,6 +110,9 @@ pub fn copies_of(repository: &Repository, workload: &WorkloadName) -> Vec<CopySt
     copies.filter_map(status).collect()
 }
 
+/// What bringing each copy up came to.
+pub type Synced = Vec<(RepositoryName, Result<SyncReport, BackupError>)>;
+
 /// Brings copies up to their first repositories: all that the configuration names, or `only` one. Blocks.
 ///
 /// # Errors
@@ -118,7 +121,7 @@ pub fn sync(
     installation: &Installation,
     only: Option<&RepositoryName>,
     progress: &dyn Progress,
-) -> Result<Vec<(RepositoryName, Result<SyncReport, BackupError>)>, BackupError> {
+) -> Result<Synced, BackupError> {
     let engine = &installation.config.engine;
     if let Some(name) = only {
         installation.config.repository(name)?;

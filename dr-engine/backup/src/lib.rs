@@ -27,7 +27,7 @@ mod window;
 
 pub use binding::{Binding, bind, binding_of, check_binding};
 pub use check::{ListWentBack, PlaceCheck, check, lists_that_went_back, repair};
-pub use copies::{CopyStanding, CopyStatus, LAG_MAX, copies_of, sync};
+pub use copies::{CopyStanding, CopyStatus, LAG_MAX, Synced, copies_of, sync};
 pub use error::BackupError;
 pub use hold::{
     Hold, HoldRelease, HoldRequest, HoldScope, StoredHold, add_hold, holds, release_hold,

@@ -90,6 +90,7 @@ impl Job<'_> {
                 .tier
                 .compression
                 .unwrap_or(COMPRESSION_LEVEL_DEFAULT),
+            lock: self.workload.tier.lock.map(|period| period.0),
             ..WriteOptions::default()
         };
         blocking("begin the backup", move || {
@@ -246,6 +247,7 @@ pub fn store_folder(
     let found = installation.config.workload(workload.as_str())?;
     let options = WriteOptions {
         compression_level: found.tier.compression.unwrap_or(COMPRESSION_LEVEL_DEFAULT),
+        lock: found.tier.lock.map(|period| period.0),
         ..WriteOptions::default()
     };
     let writer = repository.begin(workload, options).map_err(store_error(

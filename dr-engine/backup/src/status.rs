@@ -98,7 +98,7 @@ async fn went_back(installation: &Installation) -> Vec<ListWentBack> {
         match lists_that_went_back(installation, &name, place).await {
             Ok(lists) => found.extend(lists),
             Err(error) => {
-                tracing::debug!(error = chain(&error), "not told whether a list went back")
+                tracing::debug!(error = chain(&error), "not told whether a list went back");
             }
         }
     }

@@ -95,6 +95,7 @@ impl Config {
                     "name one more place that is to hold a copy, or another tier".to_owned(),
                 ));
             }
+            config.lock_can_be_kept(name, workload, &text)?;
             if !config.tiers.contains_key(&workload.tier) {
                 let known = config.tiers.keys().map(TierName::as_str);
                 return Err(invalid_at(
@@ -115,6 +116,37 @@ impl Config {
             }
         }
         Ok(config)
+    }
+
+    /// A tier's `lock` is a promise that only a bucket with Object Lock can keep.
+    fn lock_can_be_kept(
+        &self,
+        name: &WorkloadName,
+        workload: &WorkloadConfig,
+        text: &str,
+    ) -> Result<(), ConfigError> {
+        let asks = self
+            .tiers
+            .get(&workload.tier)
+            .is_some_and(|tier| tier.lock.is_some());
+        let first = workload.repositories.first();
+        let locks = first
+            .and_then(|first| self.engine.repositories.get(first))
+            .and_then(|first| first.s3.as_ref())
+            .is_some_and(|s3| s3.object_lock.is_some());
+        if !asks || locks {
+            return Ok(());
+        }
+        Err(invalid_at(
+            &self.path,
+            text,
+            &["workloads:", &format!("{name}:"), "tier:"],
+            format!(
+                "tier `{}` promises a lock, and the first repository of workload `{name}` keeps none",
+                workload.tier
+            ),
+            "name a bucket with `object_lock` first, or take `lock` out of the tier".to_owned(),
+        ))
     }
 
     /// Reads only what WAL push and fetch need: the engine file, no tiers. As fast as can be.

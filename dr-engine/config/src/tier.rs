@@ -26,8 +26,9 @@ pub struct Tier {
     /// When recovery is exercised.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drill: Option<DrillSchedule>,
-    /// How long nobody may delete a restore point's data, whatever their rights (Object Lock). Every
-    /// repository of the tier's workloads must be a bucket that honours locks.
+    /// How long nobody may delete a restore point's data, whatever their rights (Object Lock). The first
+    /// repository of each of the tier's workloads must be a bucket with `object_lock`. Copies and WAL are
+    /// not locked by this.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lock: Option<HumanDuration>,
     /// zstd level for this tier's data, 1 to 19.

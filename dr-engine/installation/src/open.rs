@@ -390,7 +390,7 @@ mod tests {
             }),
             key: KeySource {
                 file: Some("repository.key".into()),
-                env: None,
+                ..KeySource::default()
             },
         }
     }

@@ -219,17 +219,18 @@ fn write(
     // Folders first, each after the one it lies in; then everything else may come in any order. Large
     // files come one by one before the small ones, which are taken in stretches: else one thread would
     // be left with several of them.
-    let (folders, others): (Vec<_>, Vec<_>) = wanted
+    let (folders, others): (Vec<&TreeEntry>, Vec<&TreeEntry>) = wanted
         .iter()
+        .copied()
         .partition(|entry| entry.kind == EntryKind::Folder);
     for entry in folders {
         writer.entry(&item_of(entry)).map_err(failed())?;
     }
-    let (mut large, small): (Vec<_>, Vec<_>) = others
+    let (mut large, small): (Vec<&TreeEntry>, Vec<&TreeEntry>) = others
         .into_iter()
         .partition(|entry| entry.size >= LARGE_BYTES);
     large.sort_by_key(|entry| std::cmp::Reverse(entry.size));
-    let put_back = |entry: &&&TreeEntry| {
+    let put_back = |entry: &&TreeEntry| {
         let item = item_of(entry);
         if entry.kind != EntryKind::File {
             return writer.entry(&item).map_err(failed());

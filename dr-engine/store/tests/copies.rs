@@ -66,7 +66,8 @@ impl Two {
     }
 
     fn place(&self) -> CopyPlace {
-        let (path, key) = (self.copy_path(), self.key.clone());
+        let path = self.copy_path();
+        let key = RepositoryKey::parse(&self.key.to_text().unwrap()).unwrap();
         CopyPlace {
             name: "east".to_owned(),
             place: path.display().to_string(),

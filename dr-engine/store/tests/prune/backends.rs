@@ -92,6 +92,12 @@ impl Backend for StoppedBackend {
     fn prepare(&self) -> Result<Capabilities, BackendError> {
         self.inner.prepare()
     }
+    fn probe_capabilities(&self) -> Result<Capabilities, BackendError> {
+        self.inner.probe_capabilities()
+    }
+    fn assume(&self, capabilities: Capabilities) {
+        self.inner.assume(capabilities);
+    }
 }
 
 /// Where a writer is held up.
@@ -201,6 +207,12 @@ impl Backend for GatedBackend {
     fn prepare(&self) -> Result<Capabilities, BackendError> {
         self.inner.prepare()
     }
+    fn probe_capabilities(&self) -> Result<Capabilities, BackendError> {
+        self.inner.probe_capabilities()
+    }
+    fn assume(&self, capabilities: Capabilities) {
+        self.inner.assume(capabilities);
+    }
 }
 
 /// A place that locks every object of a prefix until a moment, and remembers what it was asked.
@@ -274,5 +286,11 @@ impl Backend for LockedBackend {
     }
     fn prepare(&self) -> Result<Capabilities, BackendError> {
         self.inner.prepare()
+    }
+    fn probe_capabilities(&self) -> Result<Capabilities, BackendError> {
+        self.inner.probe_capabilities()
+    }
+    fn assume(&self, capabilities: Capabilities) {
+        self.inner.assume(capabilities);
     }
 }
