@@ -94,8 +94,8 @@ fn another_program_extracts_nothing_from_a_damaged_pack() {
         key: golden.key,
     };
     let said = kept.refuses(&["verify"]);
-    for pack in packs {
-        assert!(said.contains(&pack), "{pack}: {said}");
-    }
+    let named = packs.iter().filter(|pack| said.contains(*pack)).count();
+    // What the destroyed key of a tenant sealed, nobody can verify.
+    assert_eq!(named, packs.len() - 1, "{said}");
     assert!(said.contains(&point), "{said}");
 }

@@ -14,6 +14,39 @@ fn a_folder_comes_back_as_it_was() {
 }
 
 #[test]
+fn a_change_is_found_though_size_and_time_are_as_before() {
+    let world = World::protected(&Options::new("unchanged", &ERP));
+    let folder = world.path("config");
+    let file = folder.join("settings");
+    std::fs::write(&file, "one").unwrap();
+    std::fs::write(folder.join("other"), "stays").unwrap();
+    // Until their times can be relied on.
+    std::thread::sleep(std::time::Duration::from_secs(3));
+    world.dr(&["backup", "run", "config"]).ok();
+    let modified = std::fs::metadata(&file).unwrap().modified().unwrap();
+    std::fs::write(&file, "two").unwrap();
+    let opened = std::fs::File::options().write(true).open(&file).unwrap();
+    opened.set_modified(modified).unwrap();
+    drop(opened);
+    world.dr(&["backup", "run", "config"]).ok();
+    world.dr(&["backup", "run", "config", "--full"]).ok();
+    let before = folder_state(&folder);
+    std::fs::remove_dir_all(&folder).unwrap();
+    let into = folder.display().to_string();
+    let mut points = world.points("config");
+    points.sort();
+    // The first was taken before all this.
+    for (point, as_now) in points[1..].iter().zip([false, true, true]) {
+        world
+            .dr(&["restore", "config", "--to", point, "--into", &into])
+            .ok();
+        let restored = folder_state(&folder);
+        std::fs::remove_dir_all(&folder).unwrap();
+        assert_eq!(restored == before, as_now, "{point}: {restored:?}");
+    }
+}
+
+#[test]
 fn points_of_every_kind_are_proven_by_restoring_them() {
     let options = Options {
         queue: true,

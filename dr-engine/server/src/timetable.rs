@@ -152,7 +152,7 @@ mod tests {
             .collect();
         assert_eq!(picked, [1]);
         // A stuck lane holds up nobody else.
-        let busy = BTreeSet::from(["erp".parse().unwrap()]);
+        let busy = BTreeSet::from([dr_scheduler::Subject::Workload("erp".parse().unwrap())]);
         let picked: Vec<usize> = turns(&entries, &busy, at(60))
             .iter()
             .map(|t| t.entry)

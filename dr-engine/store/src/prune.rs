@@ -311,6 +311,6 @@ impl Repository {
         workload: &WorkloadName,
         at: DateTime<Utc>,
     ) -> Result<(), StoreError> {
-        self.inner().chain_fence(workload, at).map(|_| ())
+        self.inner().chain_fence(workload, &[], at).map(|_| ())
     }
 }

@@ -156,7 +156,7 @@ mod figures {
         let look_up = began.elapsed() / LOOK_UPS;
         tracing::debug!(found, "looked up");
         Ok(OpenedIndex {
-            chunks: index.table().len(),
+            chunks: index.chunks(),
             open,
             look_up,
         })

@@ -43,7 +43,7 @@ fn segment(number: u64) -> WalFileName {
 struct Two {
     first: TempRepository,
     folder: tempfile::TempDir,
-    key: RepositoryKey,
+    key: Arc<RepositoryKey>,
 }
 
 fn open_copy(path: &Path, key: &RepositoryKey) -> Result<Repository, StoreError> {
@@ -54,7 +54,7 @@ impl Two {
     fn new() -> Self {
         let first = TempRepository::new();
         let folder = tempfile::tempdir().unwrap();
-        let key = RepositoryKey::generate();
+        let key = Arc::new(RepositoryKey::generate());
         let two = Self { first, folder, key };
         let backend = Arc::new(LocalBackend::new(&two.copy_path()));
         two.first.repository.create_copy(backend, &two.key).unwrap();
@@ -66,8 +66,7 @@ impl Two {
     }
 
     fn place(&self) -> CopyPlace {
-        let path = self.copy_path();
-        let key = RepositoryKey::parse(&self.key.to_text().unwrap()).unwrap();
+        let (path, key) = (self.copy_path(), Arc::clone(&self.key));
         CopyPlace {
             name: "east".to_owned(),
             place: path.display().to_string(),

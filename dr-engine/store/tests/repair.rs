@@ -104,9 +104,11 @@ fn open(path: &Path, key: &RepositoryKey) -> Repository {
 }
 
 fn options(preview: bool) -> RepairOptions {
+    static REPAIRS: std::sync::atomic::AtomicI64 = std::sync::atomic::AtomicI64::new(100);
+    let now = REPAIRS.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
     RepairOptions {
         preview,
-        now: at(100),
+        now: at(now),
         by: "test".to_owned(),
     }
 }

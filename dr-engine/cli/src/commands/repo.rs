@@ -154,7 +154,9 @@ async fn sync(context: &Context, repository: Option<String>) -> Result<u8, Failu
                 ));
                 problems(&report.problems);
             }
-            Err(error) => output::failure(&Failure::from(error)),
+            Err(error) => {
+                output::failure(&Failure::from(error));
+            }
         }
     }
     Ok(if clean { 0 } else { FAILED })

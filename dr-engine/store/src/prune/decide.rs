@@ -14,6 +14,8 @@ use super::{
     CHAIN_ENTRIES_KEPT, DoomedObject, HalfEmptyPack, LockedObject, PruneOptions, WorkloadPrune,
     indexes,
 };
+use crate::format::FormatError;
+use crate::format::chain::ChainEvent;
 use crate::format::pack::{self, PackId};
 use crate::repo::Inner;
 use crate::repo::index::PackFile;
@@ -87,7 +89,7 @@ pub(super) fn workload(
         merge_indexes: merge.len() as u64,
         merge,
         old_chain_entries: old_entries(&survey).len() as u64,
-        unlisted_points: unlisted(&survey),
+        unlisted_points: looked.unlisted,
         sessions: survey.sessions.clone(),
         locked,
         bytes_won: ByteCount(0),
@@ -120,6 +122,8 @@ struct Looked {
     homes: Homes,
     /// The points that go.
     points: Vec<RestorePointId>,
+    /// Objects of points that were never listed, or are not any more.
+    unlisted: Vec<String>,
     locked: Vec<LockedObject>,
 }
 
@@ -155,6 +159,7 @@ fn look(
     let repo = repository.inner();
     let mut locked = Vec::new();
     let survey = Survey::new(repo, workload, options, None)?;
+    let unlisted = unlisted(repo, workload, &survey)?;
     let points = removable(repo, &survey, &wanted.points, &mut locked)?;
     let gone: HashSet<&RestorePointId> = points.iter().collect();
     let mut need = NeedSet::new(Arc::clone(&survey.index));
@@ -173,6 +178,7 @@ fn look(
         need,
         homes,
         points,
+        unlisted,
         locked,
     })
 }
@@ -305,28 +311,57 @@ fn wal(
     )
 }
 
-/// Entries of the list of restore points that are older than is kept.
+/// Entries of the list of restore points that are older than is kept. All are kept while objects of
+/// points are there that only an old entry may tell about.
 pub(super) fn old_entries(survey: &Survey) -> Vec<u64> {
+    if !survey.unlisted().is_empty() {
+        return Vec::new();
+    }
     let kept_from = survey.sequence.saturating_sub(CHAIN_ENTRIES_KEPT) + 1;
     let old = survey.entries.iter().copied();
     old.filter(|sequence| *sequence < kept_from).collect()
 }
 
-/// Objects of restore points that are in no list, when no writer may be about to list them.
-pub(super) fn unlisted(survey: &Survey) -> Vec<String> {
-    let writes =
-        |session: &super::SessionInfo| session.state == SessionState::Running && !session.prunes;
-    if survey.sessions.iter().any(writes) {
-        return Vec::new();
+/// Objects of restore points that are in no list and may go: an entry of the list says that they were
+/// removed, or the session of their writer is there and its writer is gone. One of neither kind was
+/// listed once: the newest lists are missing, and nothing is to be removed before they are back.
+pub(super) fn unlisted(
+    repo: &Inner,
+    workload: &WorkloadName,
+    survey: &Survey,
+) -> Result<Vec<String>, StoreError> {
+    let objects = survey.unlisted();
+    if objects.is_empty() {
+        return Ok(Vec::new());
     }
-    let listed: HashSet<String> = (survey.listed.iter())
-        .map(|chained| point_name(&chained.point.id))
-        .collect();
-    let objects = survey.point_objects.iter();
-    objects
-        .filter(|object| !listed.contains(*object))
-        .cloned()
-        .collect()
+    let mut removed: HashSet<RestorePointId> = HashSet::new();
+    for sequence in &survey.entries {
+        if let Some(head) = repo.chain_entry(workload, *sequence)?
+            && let ChainEvent::Removed(ids) = head.entry.event
+        {
+            removed.extend(ids);
+        }
+    }
+    let mut may_go = Vec::new();
+    for object in objects {
+        // One that is gone was deleted by its writer.
+        let Some((found, _)) = repo.read_point(&object)? else {
+            continue;
+        };
+        let session = (survey.sessions.iter()).find(|session| session.object == found.session);
+        match session.map(|session| session.state) {
+            Some(SessionState::Running) => {}
+            Some(SessionState::Dead | SessionState::Expired) => may_go.push(object),
+            None if removed.contains(&found.point.id) => may_go.push(object),
+            None => {
+                let error = FormatError::damaged(
+                    "it was listed and is not any more: the newest lists of restore points are missing",
+                );
+                return Err(repo.unreadable(&object, error));
+            }
+        }
+    }
+    Ok(may_go)
 }
 
 /// The objects of a workload's restore points.

@@ -57,7 +57,7 @@ pub(super) fn workload(
         options,
         session: repo.begin_session(&plan.workload, Utc::now(), Purpose::Prune)?,
     };
-    work.be_the_only_one(report)?;
+    work.be_the_only_one()?;
     kill_point("prune.after-session");
     work.remove_points(plan, report)?;
     work.remove_wal(plan, report)?;
@@ -87,9 +87,10 @@ impl Work<'_> {
         }
     }
 
-    fn be_the_only_one(&self, report: &mut PruneReport) -> Result<(), StoreError> {
-        let others = self.end_sessions(report)?;
-        let other = others
+    /// Two prunes that begin at once see each other, and neither goes on.
+    fn be_the_only_one(&self) -> Result<(), StoreError> {
+        let age_max = self.options.session_age_max;
+        let other = sessions(self.repo(), self.workload, age_max, Some(&self.session))?
             .into_iter()
             .find(|session| session.prunes && session.state == SessionState::Running);
         match other {
@@ -112,6 +113,9 @@ impl Work<'_> {
         let (running, ended): (Vec<SessionInfo>, Vec<SessionInfo>) = found
             .into_iter()
             .partition(|session| session.state == SessionState::Running);
+        if !ended.is_empty() {
+            self.note_unfinished(&ended)?;
+        }
         for session in ended {
             tracing::warn!(session = session.object, state = ?session.state, "a session is ended");
             self.repo().delete(&session.object)?;
@@ -301,18 +305,16 @@ impl Work<'_> {
         self.go_on()?;
         let prefix = chain_prefix(self.workload);
         for sequence in decide::old_entries(&survey) {
-            self.delete(
-                &crate::format::chain::object_name(&prefix, sequence),
-                report,
-            )?;
+            let object = crate::format::chain::object_name(&prefix, sequence);
+            self.delete(&object, report)?;
         }
-        let unlisted = decide::unlisted(&survey);
+        let unlisted = decide::unlisted(self.repo(), self.workload, &survey)?;
         if unlisted.is_empty() {
             return Ok(());
         }
         // Their writers' sessions are gone; one that was about to list its point either did so before this
         // entry, or finds its number taken.
-        let listed = self.repo().chain_fence(self.workload, Utc::now())?;
+        let listed = self.repo().chain_fence(self.workload, &[], Utc::now())?;
         let listed: HashSet<String> = (listed.iter())
             .map(|chained| point_name(&chained.point.id))
             .collect();
@@ -320,6 +322,29 @@ impl Work<'_> {
             self.delete(object, report)?;
         }
         Ok(())
+    }
+
+    /// Puts into the list that the points of these sessions will not be listed: their sessions, which say
+    /// so until now, are about to go.
+    fn note_unfinished(&self, ended: &[SessionInfo]) -> Result<(), StoreError> {
+        let repo = self.repo();
+        let mut unfinished = Vec::new();
+        let listed: HashSet<String> = (repo.listed(self.workload)?.iter())
+            .map(|chained| point_name(&chained.point.id))
+            .collect();
+        let objects = decide::point_objects(repo, self.workload)?.into_iter();
+        for object in objects.filter(|object| !listed.contains(object)) {
+            if let Some((found, _)) = repo.read_point(&object)?
+                && ended.iter().any(|session| session.object == found.session)
+            {
+                unfinished.push(found.point.id);
+            }
+        }
+        if unfinished.is_empty() {
+            return Ok(());
+        }
+        repo.chain_fence(self.workload, &unfinished, Utc::now())
+            .map(|_| ())
     }
 }
 

@@ -19,6 +19,7 @@ use crate::format::session::{self, CondemnedObject};
 use crate::repo::Inner;
 use crate::repo::chain::chain_prefix;
 use crate::repo::index::Index;
+use crate::repo::points::point_name;
 use crate::repo::session::condemned_prefix;
 use crate::{ObjectEntry, StoreError};
 
@@ -101,6 +102,18 @@ impl Survey {
             listed: head.map(|head| head.entry.points).unwrap_or_default(),
             entries,
         })
+    }
+
+    /// The objects of points that are in no list.
+    pub(super) fn unlisted(&self) -> Vec<String> {
+        let listed: HashSet<String> = (self.listed.iter())
+            .map(|chained| point_name(&chained.point.id))
+            .collect();
+        let objects = self.point_objects.iter();
+        objects
+            .filter(|object| !listed.contains(*object))
+            .cloned()
+            .collect()
     }
 
     pub(super) fn is_condemned(&self, id: &PackId) -> bool {

@@ -56,7 +56,7 @@ pub(super) fn run(
         .sum::<u64>();
     if !ready.is_empty() {
         // Whoever was about to list a point, and whose session is gone, finds this number taken.
-        work.repo().chain_fence(work.workload, Utc::now())?;
+        work.repo().chain_fence(work.workload, &[], Utc::now())?;
         kill_point("prune.after-fence");
     }
     let found = match work.look(Some(need)) {

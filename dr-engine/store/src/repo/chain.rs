@@ -162,14 +162,16 @@ impl Inner {
     }
 
     /// Adds an entry that changes nothing. Whoever was about to add another finds its number taken and
-    /// looks again at what it relied on. Returns the list as it is from then on.
+    /// looks again at what it relied on. `unfinished`: points that are said to be in no list on purpose.
+    /// Returns the list as it is from then on.
     pub(crate) fn chain_fence(
         &self,
         workload: &WorkloadName,
+        unfinished: &[RestorePointId],
         at: DateTime<Utc>,
     ) -> Result<Vec<ChainedPoint>, StoreError> {
         self.chain_append(workload, at, &PutOptions::default(), &|_, _| {
-            Ok(Some(ChainEvent::Removed(Vec::new())))
+            Ok(Some(ChainEvent::Removed(unfinished.to_vec())))
         })
     }
 

@@ -139,6 +139,11 @@ impl Index {
         &self.objects
     }
 
+    #[cfg(feature = "testing")]
+    pub(crate) fn chunks(&self) -> usize {
+        self.table.len()
+    }
+
     pub(crate) fn table(&self) -> &ChunkTable {
         &self.table
     }

@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use super::chain::{CHAINS, ChainHead, chain_prefix};
 use super::keys::{SHRED, SLOTS, TENANT_KEYS, WORKLOAD_KEYS};
+use super::lock::LOCKS;
 use super::points::{POINTS, StoredPoint, point_name};
 use super::session::{CONDEMNED, SESSIONS};
 use super::verify::workload_of;
@@ -437,7 +438,7 @@ impl Sync<'_> {
 /// What each place has for itself.
 fn is_its_own(name: &str) -> bool {
     name == marker::NAME
-        || [SLOTS, SESSIONS, CONDEMNED]
+        || [SLOTS, SESSIONS, CONDEMNED, LOCKS]
             .iter()
             .any(|own| name.starts_with(own))
 }

@@ -115,7 +115,15 @@ impl Repository {
     pub(crate) fn lacks_for(&self, stored: &StoredPoint) -> Result<Option<String>, StoreError> {
         let repo = self.inner();
         let workload = &stored.point.workload;
-        let index = repo.index_for_reading(workload, true)?;
+        let index = match repo.index_for_reading(workload, true) {
+            Ok(index) => index,
+            Err(
+                error @ (StoreError::Damaged { .. }
+                | StoreError::ObjectMissing { .. }
+                | StoreError::UnsupportedVersion { .. }),
+            ) => return Ok(Some(error.to_string())),
+            Err(error) => return Err(error),
+        };
         let there = packs_there(repo, workload)?;
         let usable: Vec<bool> = index
             .packs()

@@ -430,29 +430,26 @@ fn a_backup_that_wakes_before_its_packs_gives_up() {
 #[test]
 fn a_backup_that_lists_its_point_as_its_session_ends_keeps_what_it_needs() {
     let temp = TempRepository::new();
-    history(&temp.repository, 1);
     let gated = || {
         let gate = Gate::new("chain/");
         let backend = GatedBackend::new(LocalBackend::new(&temp.path()), gate.clone());
-        (
-            gate,
-            Repository::open(Arc::new(backend), &temp.key).unwrap(),
-        )
+        let repository = Repository::open(Arc::new(backend), &temp.key).unwrap();
+        (gate, repository)
     };
-    // A backup that was given up leaves data that no point needs; the next one relies on it.
     let files: Files = BTreeMap::from([(1, 900), (2, 900)]);
-    let given_up = temp
-        .repository
-        .begin(&erp(), WriteOptions::default())
-        .unwrap();
-    for (file, version) in &files {
-        let body = content(*file, *version);
-        let name = format!("f{file}");
-        given_up
-            .add_file(meta(&name), &mut body.as_slice(), Cutting::Content)
-            .unwrap();
+    let gone = back_up(&temp.repository, &files, 1).unwrap();
+    history(&temp.repository, 1);
+    // A prune that died behind the list leaves packs that no point needs; the next backup relies on them.
+    let stopped = Arc::new(StoppedBackend::new(LocalBackend::new(&temp.path())));
+    let repository = Repository::open(stopped.clone(), &temp.key).unwrap();
+    let request = request(&repository, &[gone], options());
+    let plan = repository.plan_prune(&request, &Silent).unwrap();
+    stopped.stop_after(2);
+    repository.prune(&plan, &Silent).unwrap_err();
+    let place = LocalBackend::new(&temp.path());
+    for session in place.list("sessions/").unwrap() {
+        place.delete(&session.name).unwrap();
     }
-    drop(given_up);
     let (backup_gate, writing) = gated();
     backup_gate.close();
     let expected = files.clone();
