@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::crypto::{KeyCommand, NewSlot, sha256};
 use crate::format::header::Kind;
-use crate::format::session::CondemnedObject;
+use crate::format::session::{CondemnedObject, Purpose};
 use crate::repo::lock::LockObject;
 use crate::repo::points::point_name;
 use crate::{
@@ -231,9 +231,11 @@ impl Maker {
 /// What a writer that died and a prune that was interrupted leave, and the record of a lock.
 fn leftovers(repository: &Repository) {
     let repo = repository.inner();
-    repo.begin_session(&workload(), at(50)).unwrap();
+    repo.begin_session(&workload(), at(50), Purpose::Backup)
+        .unwrap();
     let condemned = CondemnedObject {
         packs: vec!["00".repeat(16)],
+        confirms: None,
     };
     let object = format!("condemned/docs/{}", "0".repeat(32));
     repo.put_json(Kind::Condemned, &object, &condemned).unwrap();
@@ -264,8 +266,15 @@ fn make_the_golden_repository() {
     let removed = maker.point(1, Some(3), true);
     let second = maker.point(2, Some(39), false);
     let repo = maker.repository.inner();
-    let gone = std::slice::from_ref(&removed);
-    repo.chain_removed(&workload(), gone, at(3)).unwrap();
+    let gone = std::collections::HashSet::from([removed.clone()]);
+    let decided_at = repo
+        .chain_head(&workload())
+        .unwrap()
+        .unwrap()
+        .entry
+        .sequence;
+    repo.chain_removed(&workload(), &gone, decided_at, at(3), &|| Ok(()))
+        .unwrap();
     backend.delete(&point_name(&removed)).unwrap();
     maker.slots(&into);
     let mut expected = maker.rest();

@@ -4,6 +4,13 @@
 //! repository that `dr init` made in FOLDER (`repository`, `key`) for workload `data`. Each has its own
 //! share of the chunks and refers to half of the share before.
 
+#![allow(
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a measuring program"
+)]
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;

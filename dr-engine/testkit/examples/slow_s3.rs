@@ -3,6 +3,13 @@
 //!
 //! `slow_s3 BUCKET MILLISECONDS`
 
+#![allow(
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a measuring program"
+)]
+
 use std::io::Read;
 use std::time::Duration;
 

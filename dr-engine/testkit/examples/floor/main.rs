@@ -9,6 +9,8 @@
 //!
 //! Two threads work, as many as the benchmark's processors; a third waits for the disk.
 
+#![allow(clippy::print_stdout, reason = "a measuring program")]
+
 mod keep;
 mod put_back;
 
