@@ -86,7 +86,7 @@ async fn list(context: &Context, only: Option<String>) -> Result<u8, Failure> {
         };
         let mut listed = Vec::new();
         for name in names {
-            let repository = installation.repository(&name)?;
+            let repository = installation.place(&name)?;
             listed.push(listed_of(&installation, name, &repository)?);
         }
         Ok(listed)
@@ -211,7 +211,7 @@ async fn add(context: &Context, arguments: KeyAddArgs) -> Result<u8, Failure> {
     let name = chosen(&installation, arguments.repository.clone())?;
     let json = context.json;
     let (slot, created) = blocking(move || {
-        let repository = installation.repository(&name)?;
+        let repository = installation.place(&name)?;
         let mut created = None;
         let new = if let Some(recipient) = &arguments.age_recipient {
             NewSlot::age_recipient(recipient)?
@@ -262,7 +262,7 @@ async fn remove(
     let name = chosen(&installation, repository)?;
     let json = context.json;
     let left = blocking(move || {
-        let repository = installation.repository(&name)?;
+        let repository = installation.place(&name)?;
         if repository.opened_slot() == slot && !yes {
             return Err(Failure::plain(
                 FAILED,

@@ -10,9 +10,10 @@ use crate::failure::{FAILED, Failure, USAGE};
 use crate::output;
 
 /// What shredding cannot reach, in words for every report of it.
-const NOT_COVERED: [&str; 5] = [
+const NOT_COVERED: [&str; 6] = [
     "WAL, and pages of tables that tenants share: they hold every tenant and leave with retention",
     "the names, sizes and times of the tenant's files in listings of restore points",
+    "undo points of tenant restores: they hold what was replaced",
     "files exported or restored before, and other copies of the repository made outside dr",
     "versions that the store keeps locked, until their lock ends",
     "the live files: the next backup stores what is still there, under a new key",
@@ -107,7 +108,7 @@ fn everywhere(
             error: None,
         };
         let result = installation
-            .repository(&name)
+            .place(&name)
             .map_err(Failure::from)
             .and_then(|repository| {
                 place.place = Some(repository.describe());
