@@ -138,10 +138,10 @@ fn bad_input_gets_a_clear_error_and_nothing_is_changed() {
             let after = fingerprint(&world);
             // A daemon does what was missed as soon as it starts: that is its work.
             if !name.contains("daemon") {
-                assert_eq!(
-                    changed(&before.repository, &after.repository),
-                    Vec::<String>::new()
-                );
+                let mut changed = changed(&before.repository, &after.repository);
+                // A check writes down what it found damaged, so that no backup relies on it.
+                changed.retain(|name| !name.starts_with("records/damage/"));
+                assert_eq!(changed, Vec::<String>::new());
             }
             for (before, after) in before.rows.iter().zip(&after.rows) {
                 assert_eq!(differences(before, after), Vec::<String>::new());

@@ -342,13 +342,14 @@ class Repository:
         return plain
 
     def chunk(self, name, workload, key, chunk):
-        problem = Damaged(name, f"no pack has chunk {chunk.hex()}")
+        problem = f"no pack has chunk {chunk.hex()}"
         for place in self.load_indexes(workload).get(chunk, []):
             try:
                 return self.pack_chunk(workload, key, place, chunk)
             except Damaged as error:
                 problem = error
-        raise problem
+        # Both are named: what is damaged, and what needs it.
+        raise Damaged(name, problem)
 
     def verify_pack(self, workload, pack, indexed):
         data = self.read(pack)

@@ -348,6 +348,9 @@ impl Repair<'_> {
                 .iter()
                 .filter(|name| name.starts_with(&index_prefix(&workload)))
                 .filter(|name| !self.done.contains(*name))
+                // Only what still cannot be read: with a damaged key all of them looked bad, and are
+                // whole since it was brought back.
+                .filter(|name| self.is_unreadable_index(&workload, name))
                 .collect();
             let lacks = problems
                 .iter()
@@ -370,6 +373,17 @@ impl Repair<'_> {
             true => Some(read.ok()??.0.point.workload),
             false => None,
         }
+    }
+
+    fn is_unreadable_index(&self, workload: &WorkloadName, object: &str) -> bool {
+        matches!(
+            self.here.inner().read_index(workload, object),
+            Err(StoreError::Damaged { .. } | StoreError::UnsupportedVersion { .. })
+        ) && self
+            .here
+            .inner()
+            .required_data_keys(workload, &super::keys::Domain::Workload)
+            .is_ok()
     }
 
     fn still_lacks(

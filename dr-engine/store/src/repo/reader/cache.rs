@@ -9,7 +9,7 @@ use crate::format::pack::PackId;
 
 /// Whole packs that are kept: some 16 MiB each. More than there are readers at a time, so that none
 /// takes away what another is about to read.
-const PACKS_KEPT_MAX: usize = 6;
+const PACKS_KEPT_MAX: usize = 4;
 /// How many packs it is remembered of that they were asked for.
 const ASKED_MAX: usize = 256;
 /// Opened chunks that are kept.
