@@ -481,6 +481,13 @@ impl BackupWriter {
         repo.session_is_alive(&self.session)
     }
 
+    /// Deletes a restore point's object that was not listed. Where that cannot be done now (a lock) the
+    /// session stays.
+    fn take_back(&self, object: &str) {
+        let stays = self.repository.inner().backend.delete(object).is_err();
+        self.session_stays.store(stays, Ordering::Relaxed);
+    }
+
     fn store_point(
         &self,
         point: &RestorePoint,
@@ -508,17 +515,16 @@ impl BackupWriter {
         let data = sealed::encode(&repo.id, &repo.master, Kind::Point, &name, &body)
             .map_err(encode_failed("a restore point"))?;
         let options = self.pipeline.shared.packs.put_options();
+        // A failure may hide that the object is stored (its answer was lost). In no list nothing reads it,
+        // and the session beside it tells that it was never listed, until prune removes both.
+        self.session_stays.store(true, Ordering::Relaxed);
         if repo.put_new_with(&name, &data, &options)? == PutOutcome::Exists {
             return Err(repo.name_taken(&name));
         }
         kill_point("store.after-point");
         let needed = self.pipeline.shared.packs.needed(again);
         if let Err(error) = self.still_ours(&needed) {
-            // In no list: nothing reads it. Where it cannot be deleted now (a lock) the session stays, too:
-            // it tells that the point was never listed, until prune removes both.
-            if repo.backend.delete(&name).is_err() {
-                self.session_stays.store(true, Ordering::Relaxed);
-            }
+            self.take_back(&name);
             return Err(error);
         }
         let may_go_on = || self.still_ours(&needed);
@@ -526,12 +532,11 @@ impl BackupWriter {
         if let Err(error @ (StoreError::SessionEnded { .. } | StoreError::Condemned { .. })) =
             listed
         {
-            if repo.backend.delete(&name).is_err() {
-                self.session_stays.store(true, Ordering::Relaxed);
-            }
+            self.take_back(&name);
             return Err(error);
         }
         listed?;
+        self.session_stays.store(false, Ordering::Relaxed);
         kill_point("store.after-chain");
         let finished = Finished {
             point,
