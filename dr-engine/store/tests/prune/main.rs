@@ -444,7 +444,8 @@ fn a_backup_that_lists_its_point_as_its_session_ends_keeps_what_it_needs() {
     let repository = Repository::open(stopped.clone(), &temp.key).unwrap();
     let request = request(&repository, &[gone], options());
     let plan = repository.plan_prune(&request, &Silent).unwrap();
-    stopped.stop_after(2);
+    // Behind the list and the object of the point, so that the next prune has nothing to add to the list.
+    stopped.stop_after(3);
     repository.prune(&plan, &Silent).unwrap_err();
     let place = LocalBackend::new(&temp.path());
     for session in place.list("sessions/").unwrap() {
