@@ -534,7 +534,8 @@ class Repository:
                 members = ["host", "pid", "boot", "began"]
                 parse(name, self.sealed(name, SESSION, self.master), members, ["purpose"])
             elif kind == "condemned":
-                parse(name, self.sealed(name, CONDEMNED, self.master), ["packs"])
+                condemned = self.sealed(name, CONDEMNED, self.master)
+                parse(name, condemned, ["packs"], ["confirms"])
             elif kind == "locks":
                 parse(name, self.sealed(name, LOCK, self.master), ["until", "objects"])
             elif kind == "index":
