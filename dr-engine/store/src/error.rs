@@ -324,8 +324,8 @@ impl StoreError {
             Self::KeySlot { .. } => Some("`dr key list` shows the slots".to_owned()),
             Self::UnsupportedVersion { .. } => Some("use a newer version of dr".to_owned()),
             Self::Damaged { .. } | Self::ObjectMissing { .. } => Some(
-                "`dr repo check --read-data` lists everything damaged and the restore points it \
-                 affects; bring the object back from a copy of the repository"
+                "`dr repo check --read` lists everything damaged and the restore points it \
+                 affects; `dr repo repair` brings the object back from a copy"
                     .to_owned(),
             ),
             Self::WalConflict { .. } => Some(
