@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,10 +12,10 @@ import data
 import measure
 from tools import Dr, DrOnS3, Floor, Tool
 
-# ext4 gives out no inode that was deleted within the last minute, and looks at each of them again for every
-# new file: 100,000 deleted files made the next restore twice as dear. So what was restored is deleted at the
-# end of a run, and the next one begins when that is forgotten.
-FORGET_DELETED_S = 65
+# ext4 gives out no inode that was deleted within the last minutes, and looks at each of them again for every
+# new file: after 100,000 deleted files the next restore is twice to five times as dear. So what was restored
+# is kept until every program has restored for the last time.
+KEPT_UNTIL_THE_END = ("documents",)
 EXAMPLES = Path("target/release/examples").resolve()
 
 
@@ -47,20 +46,18 @@ def backups(kind: str, chosen: argparse.Namespace, tools: list[Tool], work: Path
             figures["first"][tool.name].append(tool.back_up(source))
             stored[tool.name] = measure.size_of(tool.repository)
             figures["second"][tool.name].append(tool.back_up(source))
-            into = measure.empty(work / "restored" / tool.name)
+            into = measure.empty(work / "restored" / f"{number}-{tool.name}")
             figures["restore"][tool.name].append(tool.restore(into))
             if number == 0 and not chosen.no_check:
                 difference = measure.differing(source, tool.restored(source, into))
                 if difference:
                     print(f"warning: {tool.name} restored {kind} otherwise than it was:\n{difference}", file=sys.stderr)
             shutil.rmtree(tool.folder)
-            if kind != "documents":
+            if kind not in KEPT_UNTIL_THE_END:
                 shutil.rmtree(into)
-        shutil.rmtree(work / "restored")
-        if kind == "documents":
-            os.sync()
-            time.sleep(FORGET_DELETED_S)
         print(f"{kind}: run {number + 1} of {chosen.runs} done", file=sys.stderr)
+    shutil.rmtree(work / "restored")
+    measure.forget_deleted()
     titles = {"first": "first backup", "second": "second backup, nothing changed", "restore": "restore"}
     for what, title in titles.items():
         row = {

@@ -23,10 +23,12 @@
 mod below;
 mod capture;
 mod compare;
+mod early;
 mod flush;
 mod put_back;
 
 pub use capture::{ATTEMPTS, CaptureSummary, capture, capture_selected};
 pub use compare::{Difference, DifferenceKind, Expected, crc32c_of_file, differences};
+pub use early::EarlyWrites;
 pub use flush::Flush;
 pub use put_back::{FolderWriter, safe_path};

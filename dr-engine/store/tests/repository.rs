@@ -8,11 +8,15 @@
 )]
 
 use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use chrono::{DateTime, Utc};
 use dr_model::{WalFileName, WorkloadName};
-use dr_store::{Cutting, EntryKind, Repository, StoreError, WalPut, WriteOptions};
-use dr_testkit::{TempRepository, files_point, meta};
+use dr_store::{
+    Backend, Cutting, EntryKind, LocalBackend, Repository, StoreError, WalPut, WriteOptions,
+};
+use dr_testkit::{FaultyBackend, Operation, TempRepository, files_point, meta};
 
 fn at(seconds: i64) -> DateTime<Utc> {
     DateTime::from_timestamp(1_790_000_000 + seconds, 0).unwrap()
@@ -207,4 +211,129 @@ fn records_are_written_once() {
             "{bad:?}"
         );
     }
+}
+
+/// A repository on a place that records what is asked of it.
+fn recorded(place: &TempRepository) -> (Arc<FaultyBackend>, Repository) {
+    let backend = Arc::new(FaultyBackend::new(Arc::new(LocalBackend::new(
+        &place.path(),
+    ))));
+    let repository = Repository::open(Arc::clone(&backend) as Arc<dyn Backend>, &place.key);
+    (backend, repository.unwrap())
+}
+
+#[test]
+fn files_side_by_side_are_read_with_few_requests() {
+    const FILES: usize = 1000;
+    let place = TempRepository::new();
+    let options = WriteOptions::default();
+    let writer = place.repository.begin(&erp(), options).unwrap();
+    let contents: Vec<Vec<u8>> = (0..FILES).map(|_| noise(10_000)).collect();
+    for (number, content) in contents.iter().enumerate() {
+        let meta = meta(&format!("{number:04}"));
+        let mut content = content.as_slice();
+        writer
+            .add_file(meta, &mut content, Cutting::Content)
+            .unwrap();
+    }
+    let point = files_point("erp", at(0));
+    let id = point.id.clone();
+    writer.finish(point, serde_json::Value::Null).unwrap();
+
+    let (backend, repository) = recorded(&place);
+    let point = repository.point(&id).unwrap().unwrap();
+    let reader = repository.reader(&point).unwrap();
+    let entries = reader.entries().unwrap();
+    backend.forget();
+    let next = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                while let Some(entry) = entries.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let mut body = Vec::new();
+                    reader.read_file(entry, &mut body).unwrap();
+                    let number: usize = entry.meta.path.parse().unwrap();
+                    assert!(body == contents[number], "{number} is not what was stored");
+                }
+            });
+        }
+    });
+    assert_eq!(entries.len(), FILES);
+    let requests = backend.record();
+    let reads = requests.iter().filter(|request| {
+        matches!(request.operation, Operation::Get | Operation::GetRange)
+            && request.name.starts_with("data/")
+    });
+    let reads = reads.count();
+    // 10 MB come in stretches of 4 MiB; each pack's table of contents and first chunks come beside them.
+    assert!((3..=30).contains(&reads), "{reads} requests: {requests:?}");
+}
+
+#[test]
+fn any_part_of_a_file_can_be_read_with_few_requests() {
+    let place = TempRepository::new();
+    let options = WriteOptions::default();
+    let writer = place.repository.begin(&erp(), options).unwrap();
+    // Enough chunks of 256 KiB for a list of them.
+    let content = noise(20_000_003);
+    writer
+        .add_file(meta("large"), &mut content.as_slice(), Cutting::Pages)
+        .unwrap();
+    let point = files_point("erp", at(0));
+    let id = point.id.clone();
+    writer.finish(point, serde_json::Value::Null).unwrap();
+
+    let (backend, repository) = recorded(&place);
+    let point = repository.point(&id).unwrap().unwrap();
+    let reader = repository.reader(&point).unwrap();
+    let entries = reader.entries().unwrap();
+    let mut parts = vec![
+        (0, 0),
+        (0, 1),
+        (262_143, 2),
+        (19_999_000, 5_000),
+        (20_000_003, 10),
+        (u64::MAX, 10),
+        (0, u64::MAX),
+    ];
+    let mut random = [0; 16];
+    for _ in 0..50 {
+        dr_model::random::fill(&mut random);
+        let (offset, length) = random.split_at(8);
+        let offset = u64::from_le_bytes(offset.try_into().unwrap()) % 20_000_003;
+        let length = u64::from_le_bytes(length.try_into().unwrap()) % 700_000;
+        parts.push((offset, length));
+    }
+    for (offset, length) in parts {
+        let mut part = Vec::new();
+        reader
+            .read_range(&entries[0], offset, length, &mut part)
+            .unwrap();
+        let from = usize::try_from(offset)
+            .unwrap_or(usize::MAX)
+            .min(content.len());
+        let to = usize::try_from(offset.saturating_add(length))
+            .unwrap_or(usize::MAX)
+            .min(content.len());
+        assert!(
+            part == content[from..to],
+            "{length} bytes from {offset} are not what was stored"
+        );
+    }
+
+    // A fresh reader fetches the list, the chunk, and what says where they lie: not the file.
+    let reader = repository.reader(&point).unwrap();
+    backend.forget();
+    let mut part = Vec::new();
+    reader
+        .read_range(&entries[0], 10_000_000, 100, &mut part)
+        .unwrap();
+    let requests = backend.record();
+    assert!(requests.len() <= 10, "{requests:?}");
+    assert!(
+        requests
+            .iter()
+            .all(|request| request.operation == Operation::GetRange),
+        "{requests:?}"
+    );
 }

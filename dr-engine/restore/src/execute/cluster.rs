@@ -68,7 +68,8 @@ pub(crate) enum Purpose {
 }
 
 /// How what is restored is made durable, before the control file makes it startable.
-enum Durability {
+#[derive(Debug)]
+pub(super) enum Durability {
     /// Not at all: it is thrown away.
     Spared,
     /// Every file and folder by itself, as it is written.
@@ -157,7 +158,7 @@ impl Job {
             folder: &folder,
             tablespaces: &tablespaces,
             owner: owner.as_ref(),
-            flush_each: matches!(durability, Durability::EachFile),
+            durability: &durability,
         };
         let mut written = self.write_files(&stored, &reader, &entries, &place)?;
         link_tablespaces(&folder, &tablespaces, owner.as_ref())?;
@@ -257,7 +258,7 @@ impl Job {
             tablespaces: place.tablespaces,
             captured_config: &config,
             owner,
-            flush_each: place.flush_each,
+            durability: place.durability,
             progress: self.progress.as_ref(),
             cancel: &self.cancel,
         };
@@ -433,7 +434,7 @@ struct Destination<'a> {
     folder: &'a Path,
     tablespaces: &'a BTreeMap<u32, PathBuf>,
     owner: Option<&'a RunAs>,
-    flush_each: bool,
+    durability: &'a Durability,
 }
 
 /// Gives a generated file, or a generated folder with what is in it, to the owner. Restored folders have

@@ -7,11 +7,13 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use dr_model::{Progress, WorkloadName};
+use dr_sources::files::EarlyWrites;
 use dr_sources::instance::{RunAs, give};
 use dr_sources::postgres::put_back::{ManifestFile, Place, place};
 use dr_store::{EntryKind, PointReader, Repository, StoredPoint, TreeEntry};
 use tokio_util::sync::CancellationToken;
 
+use super::cluster::Durability;
 use super::folder::sync_folder;
 use crate::RestoreError;
 use crate::error::{file_error, source_error, store_error};
@@ -33,8 +35,7 @@ pub(super) struct Writer<'a> {
     /// The folder for captured configuration.
     pub(super) captured_config: &'a Path,
     pub(super) owner: Option<&'a RunAs>,
-    /// Flush every file by itself: not for throw-away copies, nor where everything is flushed at once.
-    pub(super) flush_each: bool,
+    pub(super) durability: &'a Durability,
     pub(super) progress: &'a dyn Progress,
     pub(super) cancel: &'a CancellationToken,
 }
@@ -83,7 +84,7 @@ impl Writer<'_> {
                 self.give(path)?;
             }
         }
-        if self.flush_each {
+        if self.flushes_each() {
             folders.iter().try_for_each(|folder| sync_folder(folder))?;
         }
         Ok(written)
@@ -141,6 +142,11 @@ impl Writer<'_> {
         }
     }
 
+    /// Not throw-away copies, nor what is flushed at once at the end.
+    fn flushes_each(&self) -> bool {
+        matches!(self.durability, Durability::EachFile)
+    }
+
     fn give(&self, path: &Path) -> Result<(), RestoreError> {
         give(path, self.owner).map_err(source_error("write the restored files"))
     }
@@ -149,13 +155,24 @@ impl Writer<'_> {
         if self.cancel.is_cancelled() {
             return Err(RestoreError::Cancelled(self.workload.clone()));
         }
-        let file = OpenOptions::new()
+        let mut file = OpenOptions::new()
             .write(true)
             .create_new(true)
             .mode(entry.meta.mode & 0o7777)
             .open(path)
             .map_err(file_error("create", path))?;
-        let mut buffered = BufWriter::with_capacity(WRITE_BUFFER_BYTES, file);
+        let (mut early, mut late);
+        let to: &mut dyn Write = match self.durability {
+            Durability::Spared => {
+                late = &mut file;
+                &mut late
+            }
+            Durability::EachFile | Durability::Whole(_) => {
+                early = EarlyWrites::to(&mut file);
+                &mut early
+            }
+        };
+        let mut buffered = BufWriter::with_capacity(WRITE_BUFFER_BYTES, to);
         let mut out = Telling {
             out: &mut buffered,
             progress: self.progress,
@@ -165,15 +182,12 @@ impl Writer<'_> {
             self.repository,
         ))?;
         buffered.flush().map_err(file_error("write", path))?;
-        let file = buffered
-            .into_inner()
-            .map_err(io::IntoInnerError::into_error)
-            .map_err(file_error("write", path))?;
+        drop(buffered);
         // The umask may have taken rights away.
         file.set_permissions(fs::Permissions::from_mode(entry.meta.mode & 0o7777))
             .map_err(file_error("set the rights of", path))?;
         self.give(path)?;
-        if self.flush_each {
+        if self.flushes_each() {
             file.sync_all().map_err(file_error("flush", path))?;
         }
         Ok(())

@@ -12,6 +12,7 @@ use rustix::fs::{AtFlags, Gid, Mode, OFlags, RenameFlags, Timespec, Timestamps, 
 use rustix::io::Errno;
 
 use super::below::{FOLDER_FLAGS, open_folder};
+use super::early::EarlyWrites;
 use super::flush::Flush;
 use crate::{Item, ItemKind, SinkError, SourceError};
 
@@ -153,7 +154,7 @@ impl FolderWriter {
         content: &mut dyn FnMut(&mut dyn Write) -> Result<(), SinkError>,
     ) -> Result<(), SourceError> {
         let path = self.root.join(&item.path);
-        let mut buffered = io::BufWriter::with_capacity(1 << 16, &mut *file);
+        let mut buffered = io::BufWriter::with_capacity(1 << 16, EarlyWrites::to(file));
         content(&mut buffered).map_err(|source| SourceError::Sink {
             item: item.path.clone(),
             source,

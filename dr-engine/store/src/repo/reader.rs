@@ -3,14 +3,15 @@
 //! Nothing read is believed: every chunk is authenticated and its name computed again, and a file read
 //! whole is compared with its size and checksum as taken at capture.
 //!
-//! Chunks that lie one behind the other in a pack are fetched with one request. A pack that is asked for
-//! again and again (small files lie side by side) is fetched whole and kept for a while. Both are
+//! Chunks that lie one behind the other in a pack are fetched with one request. Of a pack that is asked for
+//! again and again (small files lie side by side) long stretches are fetched and kept for a while. Both are
 //! bounded; so is what is kept of opened chunks for reading parts of files. A chunk that cannot be read
 //! is looked for in other packs that hold it, and each object in every copy of the repository.
 
 mod cache;
 
 use std::io::Write;
+use std::ops::Range;
 use std::sync::Arc;
 
 use dr_model::WorkloadName;
@@ -26,12 +27,12 @@ use crate::format::pack::Place;
 use crate::format::tree::{self, EntryKind, TreeEntry};
 use crate::format::{ChunkName, FormatError};
 use crate::{Backend, StoreError};
-use cache::{ChunkCache, PackCache};
+use cache::{ChunkCache, PackCache, Stretch};
 
 /// Chunks that lie one after the other are fetched together, up to so many stored bytes.
 const FETCH_BYTES_MAX: u64 = 4 * 1024 * 1024;
-/// A pack that is asked for this often within a short while is fetched whole.
-const WHOLE_AFTER: u32 = 3;
+/// Of a pack that is asked for this often within a short while, more than what is wanted is fetched.
+const AHEAD_AFTER: u32 = 3;
 
 /// Reads the content of one restore point. Cheap to share between threads.
 #[derive(Debug)]
@@ -350,7 +351,7 @@ impl PointReader {
             .find(&first.name)
             .next()
             .ok_or_else(|| self.no_chunk(&first.name))?;
-        let run = match self.plan_run(index, number, references) {
+        let run = match self.fetch_run(index, number, references) {
             Ok(run) => run,
             Err(error) => {
                 let chunk = self.any_copy(keys, index, &first.name, error)?;
@@ -385,8 +386,9 @@ impl PointReader {
         }
     }
 
-    /// Finds out how many chunks from the front lie behind each other in a pack, and fetches them.
-    fn plan_run(
+    /// Fetches the first chunk with those that are wanted after it and lie behind it in its pack. Of a
+    /// pack that is asked for again and again, whatever lies behind the chunk is fetched and kept.
+    fn fetch_run(
         &self,
         index: &Index,
         number: u32,
@@ -394,63 +396,42 @@ impl PointReader {
     ) -> Result<Run, StoreError> {
         let repo = self.repo();
         let file = *index.pack(number).ok_or(StoreError::WriterFailed)?;
-        // Half of its chunks or more are wanted now: one request instead of several.
-        let in_it = references
-            .iter()
-            .take_while(|reference| index.find(&reference.name).next() == Some(number))
-            .count();
-        let most = in_it > 1 && in_it * 2 >= usize::try_from(file.chunks).unwrap_or(usize::MAX);
-        let whole = match self.packs.get(&file.id, WHOLE_AFTER) {
-            cache::Asked::Kept(data) => Some(data),
-            cache::Asked::Seldom if !most => None,
-            cache::Asked::Often | cache::Asked::Seldom => {
-                let object = crate::format::pack::object_name(&self.workload, &file.id);
-                Some(self.packs.fetch(&file.id, || {
-                    repo.any_place(&object, &|place| place.get(&object))?
-                        .ok_or_else(|| repo.missing(&object))
-                })?)
+        let contents = repo.contents(&self.workload, index, &file, None)?;
+        let lacks = "it lacks a chunk that the index says it holds";
+        let first = references
+            .first()
+            .and_then(|reference| contents.find(&reference.name))
+            .ok_or_else(|| repo.unreadable(&contents.object, FormatError::damaged(lacks)))?;
+        let fetch = |range: &Range<u64>| {
+            let length = range.end - range.start;
+            let part = |place: &dyn Backend| place.get_range(&contents.object, range.start, length);
+            repo.any_place(&contents.object, &part)?
+                .ok_or_else(|| repo.missing(&contents.object))
+        };
+        let stretch = match self.packs.get(&file.id, &range_of(&first), AHEAD_AFTER) {
+            cache::Asked::Kept(stretch) => stretch,
+            cache::Asked::Often => {
+                let range = contents.stretch(&first, FETCH_BYTES_MAX);
+                self.packs.fetch(&file.id, &range, fetch)?
+            }
+            cache::Asked::Seldom => {
+                let range = row_of(&first, &contents, references);
+                Stretch {
+                    base: range.start,
+                    data: Arc::new(fetch(&range)?),
+                }
             }
         };
-        let data = whole.as_ref().map(|data| data.as_slice());
-        let contents = repo.contents(&self.workload, index, &file, data)?;
-        let mut places = Vec::new();
-        let (mut end, mut bytes) = (None, 0u64);
-        for reference in references {
-            let Some(place) = contents.find(&reference.name) else {
-                break;
-            };
-            bytes += u64::from(place.stored);
-            let follows = end.is_none_or(|end| end == place.offset);
-            let fits = places.is_empty() || bytes <= FETCH_BYTES_MAX;
-            if whole.is_none() && !(follows && fits) {
-                break;
-            }
-            end = Some(place.offset + u64::from(place.stored));
-            places.push(place);
-        }
-        let Some(first) = places.first() else {
-            return Err(repo.unreadable(
-                &contents.object,
-                FormatError::damaged("it lacks a chunk that the index says it holds"),
-            ));
-        };
-        let (data, base) = match whole {
-            Some(data) => (data, 0),
-            None => {
-                let length = places.iter().map(|place| u64::from(place.stored)).sum();
-                let part =
-                    |place: &dyn Backend| place.get_range(&contents.object, first.offset, length);
-                let data = repo
-                    .any_place(&contents.object, &part)?
-                    .ok_or_else(|| repo.missing(&contents.object))?;
-                (Arc::new(data), first.offset)
-            }
-        };
+        let rest = references.get(1..).unwrap_or_default().iter();
+        let rest = rest
+            .map_while(|reference| contents.find(&reference.name))
+            .take_while(|place| part_of(&stretch, place).is_some());
+        // The first is among them even where the place gave less than was asked for: it fails to open.
+        let places = std::iter::once(first).chain(rest).collect();
         Ok(Run {
             contents,
             places,
-            data,
-            base,
+            stretch,
         })
     }
 
@@ -465,7 +446,7 @@ impl PointReader {
             name: *name,
             bytes: 0,
         };
-        let run = self.plan_run(index, number, std::slice::from_ref(&reference))?;
+        let run = self.fetch_run(index, number, std::slice::from_ref(&reference))?;
         let place = run.places.first().ok_or_else(|| self.no_chunk(name))?;
         run.contents
             .opener
@@ -509,9 +490,11 @@ impl PointReader {
                 let Ok(Some(data)) = place.get(&object) else {
                     continue;
                 };
-                if let Ok(contents) = repo.contents(&self.workload, index, file, Some(&data))
+                let (base, data) = (0, Arc::new(data));
+                let whole = Stretch { base, data };
+                if let Ok(contents) = repo.contents(&self.workload, index, file, Some(&whole.data))
                     && let Some(at) = contents.find(name)
-                    && let Some(sealed) = part_of(&data, &at, 0)
+                    && let Some(sealed) = part_of(&whole, &at)
                     && let Ok(chunk) = contents.opener.chunk(keys, name, &at, sealed)
                 {
                     return Some(chunk);
@@ -530,24 +513,40 @@ struct Part {
     end: u64,
 }
 
-/// Chunks one behind the other, fetched.
+/// Chunks that were fetched together.
 struct Run {
     contents: Arc<PackContents>,
     places: Vec<Place>,
-    data: Arc<Vec<u8>>,
-    /// Where in the pack `data` begins.
-    base: u64,
+    stretch: Stretch,
 }
 
 impl Run {
     /// A chunk's bytes; none where the place gave less than was asked for, which fails to open.
     fn sealed(&self, place: &Place) -> &[u8] {
-        part_of(&self.data, place, self.base).unwrap_or_default()
+        part_of(&self.stretch, place).unwrap_or_default()
     }
 }
 
-fn part_of<'a>(data: &'a [u8], place: &Place, base: u64) -> Option<&'a [u8]> {
-    let start = usize::try_from(place.offset.checked_sub(base)?).ok()?;
+fn range_of(place: &Place) -> Range<u64> {
+    place.offset..place.offset + u64::from(place.stored)
+}
+
+/// The part of a pack from `first` on in which the chunks lie as they are wanted.
+fn row_of(first: &Place, contents: &PackContents, references: &[Reference]) -> Range<u64> {
+    let mut row = range_of(first);
+    let rest = references.get(1..).unwrap_or_default().iter();
+    for place in rest.map_while(|reference| contents.find(&reference.name)) {
+        let next = range_of(&place);
+        if next.start != row.end || next.end - row.start > FETCH_BYTES_MAX {
+            break;
+        }
+        row.end = next.end;
+    }
+    row
+}
+
+fn part_of<'a>(stretch: &'a Stretch, place: &Place) -> Option<&'a [u8]> {
+    let start = usize::try_from(place.offset.checked_sub(stretch.base)?).ok()?;
     let stored = usize::try_from(place.stored).ok()?;
-    data.get(start..start.checked_add(stored)?)
+    stretch.data.get(start..start.checked_add(stored)?)
 }

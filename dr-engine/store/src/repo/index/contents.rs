@@ -1,6 +1,7 @@
 //! Where the chunks of a pack lie: its table of contents, read when first wanted and kept for a while.
 
 use std::collections::{HashMap, VecDeque};
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use dr_model::WorkloadName;
@@ -59,6 +60,18 @@ impl PackContents {
             })
             .ok()?;
         at(*self.by_name.get(found)?).map(|(_, place)| *place)
+    }
+
+    /// The part of the pack that begins with a chunk and holds those behind it that end within `bytes`.
+    pub(crate) fn stretch(&self, first: &Place, bytes: u64) -> Range<u64> {
+        let end_of = |place: &Place| place.offset + u64::from(place.stored);
+        let limit = first.offset.saturating_add(bytes);
+        let within = self
+            .chunks
+            .partition_point(|(_, place)| end_of(place) <= limit);
+        let last = within.checked_sub(1).and_then(|last| self.chunks.get(last));
+        let end = last.map_or(0, |(_, place)| end_of(place));
+        first.offset..end.max(end_of(first))
     }
 }
 

@@ -221,12 +221,7 @@ impl Repository {
     ) -> Result<(Vec<TreeEntry>, Vec<ShreddedFile>), StoreError> {
         let reader = self.reader(point)?;
         let mut keys: BTreeMap<u16, Option<(String, DateTime<Utc>)>> = BTreeMap::new();
-        let (mut readable, mut gone) = (Vec::with_capacity(entries.len()), Vec::new());
-        for entry in entries {
-            if entry.kind != EntryKind::File {
-                readable.push(entry);
-                continue;
-            }
+        for entry in entries.iter().filter(|entry| entry.kind == EntryKind::File) {
             if let Entry::Vacant(unknown) = keys.entry(entry.key) {
                 unknown.insert(match reader.keys(entry.key) {
                     Ok(_) => None,
@@ -234,12 +229,20 @@ impl Repository {
                     Err(error) => return Err(error),
                 });
             }
+        }
+        if keys.values().all(Option::is_none) {
+            return Ok((entries, Vec::new()));
+        }
+        let (mut readable, mut gone) = (Vec::new(), Vec::new());
+        for entry in entries {
             match keys.get(&entry.key) {
-                Some(Some((tenant, at))) => gone.push(ShreddedFile {
-                    path: entry.meta.path,
-                    tenant: tenant.clone(),
-                    at: *at,
-                }),
+                Some(Some((tenant, at))) if entry.kind == EntryKind::File => {
+                    gone.push(ShreddedFile {
+                        path: entry.meta.path,
+                        tenant: tenant.clone(),
+                        at: *at,
+                    });
+                }
                 _ => readable.push(entry),
             }
         }

@@ -1,25 +1,34 @@
 //! What is kept of packs and chunks while a restore point is read.
 
 use std::collections::{HashMap, VecDeque};
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::StoreError;
 use crate::format::ChunkName;
 use crate::format::pack::PackId;
 
-/// Whole packs that are kept: some 16 MiB each. More than there are readers at a time, so that none
-/// takes away what another is about to read.
-const PACKS_KEPT_MAX: usize = 4;
+/// Stretches of packs that are kept. More than there are readers at a time, so that none takes away
+/// what another is about to read.
+const STRETCHES_KEPT_MAX: usize = 10;
 /// How many packs it is remembered of that they were asked for.
 const ASKED_MAX: usize = 256;
 /// Opened chunks that are kept.
 const CHUNK_BYTES_KEPT_MAX: usize = 24 * 1024 * 1024;
 
-/// What is known of a pack that is asked for.
+/// A part of a pack, as it is stored.
+#[derive(Debug, Clone)]
+pub(super) struct Stretch {
+    /// Where in the pack it begins.
+    pub(super) base: u64,
+    pub(super) data: Arc<Vec<u8>>,
+}
+
+/// What is known of a part of a pack that is asked for.
 pub(super) enum Asked {
-    /// Here it is.
-    Kept(Arc<Vec<u8>>),
-    /// Not here, and worth fetching whole.
+    /// It lies in this.
+    Kept(Stretch),
+    /// Not here, and more of the pack will be wanted.
     Often,
     /// Not here.
     Seldom,
@@ -27,14 +36,27 @@ pub(super) enum Asked {
 
 type Slot = Arc<Mutex<Option<Arc<Vec<u8>>>>>;
 
-/// Whole packs.
+/// Stretches of packs.
 #[derive(Debug, Default)]
 pub(super) struct PackCache(Mutex<Packs>);
 
 #[derive(Debug, Default)]
 struct Packs {
-    kept: VecDeque<(PackId, Slot)>,
+    kept: VecDeque<Kept>,
     asked: VecDeque<(PackId, u32)>,
+}
+
+#[derive(Debug, Clone)]
+struct Kept {
+    pack: PackId,
+    range: Range<u64>,
+    slot: Slot,
+}
+
+impl Kept {
+    fn holds(&self, pack: &PackId, range: &Range<u64>) -> bool {
+        self.pack == *pack && self.range.start <= range.start && range.end <= self.range.end
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -42,70 +64,77 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl PackCache {
-    /// Asks for a pack and counts that it was asked for.
-    pub(super) fn get(&self, id: &PackId, often: u32) -> Asked {
-        let slot = lock(&self.0).slot(id);
-        if let Some(slot) = slot {
+    /// Asks for a part of a pack and counts that the pack was asked for.
+    pub(super) fn get(&self, pack: &PackId, range: &Range<u64>, often: u32) -> Asked {
+        let kept = lock(&self.0).find(pack, range);
+        if let Some(Kept { range, slot, .. }) = kept {
             // Whoever fetches it holds this until it is there.
-            return lock(&slot)
-                .as_ref()
-                .map_or(Asked::Often, |data| Asked::Kept(Arc::clone(data)));
+            return lock(&slot).as_ref().map_or(Asked::Often, |data| {
+                Asked::Kept(Stretch {
+                    base: range.start,
+                    data: Arc::clone(data),
+                })
+            });
         }
-        match lock(&self.0).count(id) >= often {
+        match lock(&self.0).count(pack) >= often {
             true => Asked::Often,
             false => Asked::Seldom,
         }
     }
 
-    /// Fetches a pack unless another thread just did.
+    /// Fetches a part of a pack unless another thread just did, and keeps it.
     pub(super) fn fetch(
         &self,
-        id: &PackId,
-        get: impl FnOnce() -> Result<Vec<u8>, StoreError>,
-    ) -> Result<Arc<Vec<u8>>, StoreError> {
-        let slot = lock(&self.0).make_slot(id);
+        pack: &PackId,
+        range: &Range<u64>,
+        get: impl FnOnce(&Range<u64>) -> Result<Vec<u8>, StoreError>,
+    ) -> Result<Stretch, StoreError> {
+        let Kept { range, slot, .. } = lock(&self.0).make(pack, range);
         let mut kept = lock(&slot);
-        if let Some(data) = kept.as_ref() {
-            return Ok(Arc::clone(data));
-        }
-        let data = Arc::new(get()?);
-        *kept = Some(Arc::clone(&data));
-        Ok(data)
+        let data = match kept.as_ref() {
+            Some(data) => Arc::clone(data),
+            None => Arc::clone(kept.insert(Arc::new(get(&range)?))),
+        };
+        let base = range.start;
+        Ok(Stretch { base, data })
     }
 
-    pub(super) fn forget(&self, id: &PackId) {
-        lock(&self.0).kept.retain(|(kept, _)| kept != id);
+    pub(super) fn forget(&self, pack: &PackId) {
+        lock(&self.0).kept.retain(|kept| kept.pack != *pack);
     }
 }
 
 impl Packs {
-    /// The pack's slot, which becomes the last to go.
-    fn slot(&mut self, id: &PackId) -> Option<Slot> {
-        let place = self.kept.iter().position(|(kept, _)| kept == id)?;
+    /// What holds a part of a pack; it becomes the last to go.
+    fn find(&mut self, pack: &PackId, range: &Range<u64>) -> Option<Kept> {
+        let place = self.kept.iter().position(|kept| kept.holds(pack, range))?;
         let found = self.kept.remove(place)?;
-        let slot = Arc::clone(&found.1);
-        self.kept.push_back(found);
-        Some(slot)
+        self.kept.push_back(found.clone());
+        Some(found)
     }
 
-    fn make_slot(&mut self, id: &PackId) -> Slot {
-        if let Some(slot) = self.slot(id) {
-            return slot;
+    fn make(&mut self, pack: &PackId, range: &Range<u64>) -> Kept {
+        if let Some(kept) = self.find(pack, range) {
+            return kept;
         }
-        let slot = Slot::default();
-        self.kept.push_back((*id, Arc::clone(&slot)));
-        if self.kept.len() > PACKS_KEPT_MAX {
+        let kept = Kept {
+            pack: *pack,
+            range: range.clone(),
+            slot: Slot::default(),
+        };
+        self.kept.push_back(kept.clone());
+        if self.kept.len() > STRETCHES_KEPT_MAX {
             self.kept.pop_front();
         }
-        slot
+        kept
     }
 
-    fn count(&mut self, id: &PackId) -> u32 {
-        if let Some((_, count)) = self.asked.iter_mut().find(|(asked, _)| asked == id) {
+    fn count(&mut self, pack: &PackId) -> u32 {
+        if let Some((_, count)) = self.asked.iter_mut().find(|(asked, _)| asked == pack) {
             *count += 1;
             return *count;
         }
-        self.asked.push_back((*id, 1));
+        self.asked.push_back((*pack, 1));
         if self.asked.len() > ASKED_MAX {
             self.asked.pop_front();
         }
