@@ -10,7 +10,7 @@ from pathlib import Path
 
 import data
 import measure
-from tools import Dr, DrOnS3, Floor, Tool
+from tools import Dr, DrOnS3, Floor, FloorOnS3, Tool
 
 # ext4 gives out no inode that was deleted within the last minutes, and looks at each of them again for every
 # new file: after 100,000 deleted files the next restore is twice to five times as dear. So what was restored
@@ -72,7 +72,7 @@ def backups(kind: str, chosen: argparse.Namespace, tools: list[Tool], work: Path
 
 
 def s3(chosen: argparse.Namespace, work: Path) -> Iterator[dict]:
-    """The same backup to a folder and to a store that answers every request 20 ms late."""
+    """The same backup to a folder and to a store that answers every request 20 ms late, and the floor there."""
     source = data.make("postgres", chosen.folder / "data", chosen.scale)
     server = subprocess.Popen(
         [EXAMPLES / "slow_s3", DrOnS3.bucket, "20"], env={**os.environ, "TMPDIR": str(work)},
@@ -80,12 +80,12 @@ def s3(chosen: argparse.Namespace, work: Path) -> Iterator[dict]:
     )
     try:
         # It says where it listens.
-        DrOnS3.endpoint = server.stdout.readline().strip()
+        DrOnS3.endpoint = FloorOnS3.endpoint = server.stdout.readline().strip()
         credentials = {"AWS_ACCESS_KEY_ID": "test-access", "AWS_SECRET_ACCESS_KEY": "test-secret"}
-        tools = [Dr("local", work / "local", chosen.cpus), DrOnS3("s3", work / "s3", chosen.cpus, credentials)]
+        tools = [Dr("local", work / "local", chosen.cpus), DrOnS3("s3", work / "s3", chosen.cpus, credentials), FloorOnS3("floor", work / "floor", chosen.cpus)]
         figures = {what: {tool.name: [] for tool in tools} for what in ("first", "second", "restore")}
-        for _ in range(chosen.runs):
-            for tool in tools:
+        for number in range(chosen.runs):
+            for tool in tools[number % len(tools):] + tools[:number % len(tools)]:
                 tool.begin(source)
                 measure.warm(source)
                 figures["first"][tool.name].append(tool.back_up(source))

@@ -12,6 +12,7 @@ TARGETS = {
     ("postgres", "restore"): [(("restic", "borg", "rustic"), 0.7)],
     ("documents", "restore"): [(("restic", "borg", "rustic"), 0.7)],
     ("s3", "first"): [(("local",), 1.25)],
+    ("s3", "restore"): [(("local",), 1.25)],
 }
 FLOOR_RATIO = 1.15
 MEMORY_MAX = 256 * MIB
@@ -68,7 +69,7 @@ def judgements(row: dict) -> list[str]:
         ratio = own["stored_bytes"] / tools["restic"]["stored_bytes"]
         wanted = ", at most 1.03: " + ("met" if ratio <= 1.03 else "missed") if row["part"] == "postgres" else ""
         said.append(f"* {ratio:.3f} of restic's stored bytes{wanted}")
-    if row["part"] in ("postgres", "documents"):
+    if row["part"] in ("postgres", "documents", "s3"):
         verdict = "met" if own["memory_bytes"] <= MEMORY_MAX else "missed"
         said.append(f"* {own['memory_bytes'] / MIB:.0f} MiB of memory, at most {MEMORY_MAX // MIB}: {verdict}")
     return said

@@ -192,4 +192,24 @@ class Floor(Tool):
         return "dr-engine/testkit/examples/floor"
 
 
+class FloorOnS3(Floor):
+    """The same, with its packs put and got by the bare client of the S3 protocol."""
+
+    endpoint = ""
+
+    def begin(self, source: Path) -> None:
+        super().begin(source)
+        self.place = f"{self.endpoint}/{DrOnS3.bucket}/f{os.urandom(4).hex()}"
+        self.backed_up = False
+
+    def back_up(self, source: Path) -> measure.Figures:
+        if self.backed_up:
+            return self.run(self.program, "scan", source)
+        self.backed_up = True
+        return self.run(self.program, "backup", source, self.place)
+
+    def restore(self, into: Path) -> measure.Figures:
+        return self.run(self.program, "restore", self.place, into)
+
+
 PEERS: dict[str, type[Tool]] = {"restic": Restic, "rustic": Rustic, "borg": Borg}

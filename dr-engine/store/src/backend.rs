@@ -26,6 +26,7 @@ pub use trial::try_capabilities;
 use std::fmt::Debug;
 use std::time::Duration;
 
+use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
@@ -107,16 +108,17 @@ pub trait Backend: Send + Sync + Debug {
     /// # Errors
     /// When the object may not be durable.
     fn put_new(&self, name: &str, body: &[u8]) -> Result<PutOutcome, BackendError> {
-        self.put_new_with(name, body, &PutOptions::default())
+        self.put_new_with(name, Bytes::copy_from_slice(body), &PutOptions::default())
     }
-    /// [`Backend::put_new`] with more asked of the place.
+    /// [`Backend::put_new`] with more asked of the place. The body is the caller's to share: a place
+    /// keeps it for as long as it may have to send it again, without a copy.
     ///
     /// # Errors
     /// When the object may not be durable, or the place cannot do what is asked.
     fn put_new_with(
         &self,
         name: &str,
-        body: &[u8],
+        body: Bytes,
         options: &PutOptions,
     ) -> Result<PutOutcome, BackendError>;
     /// The place's own clock: what [`ObjectEntry::modified`] is to be compared with.

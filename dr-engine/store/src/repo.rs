@@ -28,6 +28,7 @@ pub(crate) mod writer;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
+use bytes::Bytes;
 use dr_model::WorkloadName;
 
 pub use chain::ChainAnchor;
@@ -398,19 +399,23 @@ impl Inner {
             .map_err(self.failed(format!("reading `{object}`")))
     }
 
-    pub(crate) fn put_new(&self, object: &str, body: &[u8]) -> Result<PutOutcome, StoreError> {
+    pub(crate) fn put_new(
+        &self,
+        object: &str,
+        body: impl Into<Bytes>,
+    ) -> Result<PutOutcome, StoreError> {
         self.put_new_with(object, body, &PutOptions::default())
     }
 
     pub(crate) fn put_new_with(
         &self,
         object: &str,
-        body: &[u8],
+        body: impl Into<Bytes>,
         options: &PutOptions,
     ) -> Result<PutOutcome, StoreError> {
         self.is_first()?;
         self.backend
-            .put_new_with(object, body, options)
+            .put_new_with(object, body.into(), options)
             .map_err(self.failed(format!("storing `{object}`")))
     }
 
@@ -449,7 +454,7 @@ impl Inner {
     ) -> Result<PutOutcome, StoreError> {
         let data = sealed::encode(&self.id, keys, kind, object, body)
             .map_err(encode_failed("an object"))?;
-        self.put_new_with(object, &data, options)
+        self.put_new_with(object, data, options)
     }
 
     /// Reads an object of one sealed frame.

@@ -11,6 +11,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use dr_store::{
     Backend, BackendError, Bandwidth, Cutting, LimitedBackend, LocalBackend, Patience, PutOptions,
     PutOutcome, Repository, RepositoryKey, S3Backend, S3Location, StoreError, WriteOptions,
@@ -396,7 +397,9 @@ fn what_a_place_cannot_do_it_refuses() {
         let capabilities = backend.probe_capabilities().unwrap();
         if !capabilities.object_lock {
             for refused in [
-                backend.put_new_with("a/locked", b"x", &locked).map(drop),
+                backend
+                    .put_new_with("a/locked", Bytes::from_static(b"x"), &locked)
+                    .map(drop),
                 backend.extend_lock("repository", until),
             ] {
                 assert!(

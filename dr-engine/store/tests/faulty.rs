@@ -11,6 +11,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use dr_store::{
     Backend, BackendError, LocalBackend, PutOptions, PutOutcome, Repository, RepositoryKey,
     StoreError,
@@ -164,7 +165,9 @@ fn a_store_that_ignores_what_it_is_asked_is_named_and_gets_no_repository() {
         retain_until: Some(chrono::Utc::now() + chrono::TimeDelta::hours(1)),
         ..PutOptions::default()
     };
-    garage.put_new_with("a/b", b"x", &locked).unwrap();
+    garage
+        .put_new_with("a/b", Bytes::from_static(b"x"), &locked)
+        .unwrap();
     garage.delete("a/b").unwrap();
     assert_eq!(garage.get("a/b").unwrap(), None);
     let said = tried.sentences();

@@ -9,6 +9,7 @@
     reason = "a test"
 )]
 
+use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
 use dr_store::{
     Backend, BackendError, Capabilities, LockMode, Patience, PutOptions, PutOutcome, S3Backend,
@@ -57,7 +58,7 @@ fn a_locked_object_is_deleted_by_nobody_and_its_lock_only_grows() {
         };
         let (first, later) = (until(&backend, 1), until(&backend, 48));
         let put = backend
-            .put_new_with("data/aa/x", b"kept", &locked(first))
+            .put_new_with("data/aa/x", Bytes::from_static(b"kept"), &locked(first))
             .unwrap();
         assert_eq!(put, PutOutcome::Stored);
         let lock = backend.lock_of("data/aa/x").unwrap().unwrap();
@@ -89,7 +90,7 @@ fn the_store_itself_refuses_to_shorten_a_compliance_lock_and_to_delete_the_versi
     };
     let end = until(&backend, 2);
     backend
-        .put_new_with("data/aa/x", b"kept", &locked(end))
+        .put_new_with("data/aa/x", Bytes::from_static(b"kept"), &locked(end))
         .unwrap();
     let version = backend.versions("data/aa/x").unwrap()[0].version.clone();
     let raw = real.raw(&location);
@@ -107,7 +108,7 @@ fn a_marker_hides_a_locked_object_and_taking_it_away_brings_it_back() {
     };
     let end = until(&backend, 1);
     backend
-        .put_new_with("points/rp-1", b"kept", &locked(end))
+        .put_new_with("points/rp-1", Bytes::from_static(b"kept"), &locked(end))
         .unwrap();
     backend
         .put_new("points/rp-10", b"another of a longer name")
@@ -213,7 +214,11 @@ fn a_bucket_without_locks_is_recognised() {
     assert_eq!(tried, expected);
     assert!(!tried.object_lock && !tried.versions);
     assert_eq!(tried.unfit(), None);
-    let asked = backend.put_new_with("data/aa/x", b"x", &locked(Utc::now() + TimeDelta::hours(1)));
+    let asked = backend.put_new_with(
+        "data/aa/x",
+        Bytes::from_static(b"x"),
+        &locked(Utc::now() + TimeDelta::hours(1)),
+    );
     assert!(
         matches!(asked, Err(BackendError::NotSupported { .. })),
         "{asked:?}"
@@ -233,7 +238,7 @@ impl Backend for Alone {
     fn put_new_with(
         &self,
         name: &str,
-        body: &[u8],
+        body: Bytes,
         options: &PutOptions,
     ) -> Result<PutOutcome, BackendError> {
         match self.0.get(name)? {

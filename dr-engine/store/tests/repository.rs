@@ -213,6 +213,23 @@ fn records_are_written_once() {
     }
 }
 
+/// A restore point of these files.
+fn point_with<'a>(
+    place: &TempRepository,
+    cutting: Cutting,
+    files: impl IntoIterator<Item = (&'a str, &'a [u8])>,
+) -> dr_model::RestorePointId {
+    let options = WriteOptions::default();
+    let writer = place.repository.begin(&erp(), options).unwrap();
+    for (path, mut content) in files {
+        writer.add_file(meta(path), &mut content, cutting).unwrap();
+    }
+    let point = files_point("erp", at(0));
+    let id = point.id.clone();
+    writer.finish(point, serde_json::Value::Null).unwrap();
+    id
+}
+
 /// A repository on a place that records what is asked of it.
 fn recorded(place: &TempRepository) -> (Arc<FaultyBackend>, Repository) {
     let backend = Arc::new(FaultyBackend::new(Arc::new(LocalBackend::new(
@@ -226,19 +243,13 @@ fn recorded(place: &TempRepository) -> (Arc<FaultyBackend>, Repository) {
 fn files_side_by_side_are_read_with_few_requests() {
     const FILES: usize = 1000;
     let place = TempRepository::new();
-    let options = WriteOptions::default();
-    let writer = place.repository.begin(&erp(), options).unwrap();
     let contents: Vec<Vec<u8>> = (0..FILES).map(|_| noise(10_000)).collect();
-    for (number, content) in contents.iter().enumerate() {
-        let meta = meta(&format!("{number:04}"));
-        let mut content = content.as_slice();
-        writer
-            .add_file(meta, &mut content, Cutting::Content)
-            .unwrap();
-    }
-    let point = files_point("erp", at(0));
-    let id = point.id.clone();
-    writer.finish(point, serde_json::Value::Null).unwrap();
+    let names: Vec<String> = (0..FILES).map(|number| format!("{number:04}")).collect();
+    let files = names
+        .iter()
+        .map(String::as_str)
+        .zip(contents.iter().map(Vec::as_slice));
+    let id = point_with(&place, Cutting::Content, files);
 
     let (backend, repository) = recorded(&place);
     let point = repository.point(&id).unwrap().unwrap();
@@ -272,16 +283,9 @@ fn files_side_by_side_are_read_with_few_requests() {
 #[test]
 fn any_part_of_a_file_can_be_read_with_few_requests() {
     let place = TempRepository::new();
-    let options = WriteOptions::default();
-    let writer = place.repository.begin(&erp(), options).unwrap();
     // Enough chunks of 256 KiB for a list of them.
     let content = noise(20_000_003);
-    writer
-        .add_file(meta("large"), &mut content.as_slice(), Cutting::Pages)
-        .unwrap();
-    let point = files_point("erp", at(0));
-    let id = point.id.clone();
-    writer.finish(point, serde_json::Value::Null).unwrap();
+    let id = point_with(&place, Cutting::Pages, [("large", content.as_slice())]);
 
     let (backend, repository) = recorded(&place);
     let point = repository.point(&id).unwrap().unwrap();

@@ -10,6 +10,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use dr_store::{
     Backend, BackendError, LockMode, Patience, PutOptions, PutOutcome, S3Backend, S3Location,
 };
@@ -347,10 +348,11 @@ fn storage_class_and_lock_are_really_asked_for() {
         retain_until: chrono::DateTime::from_timestamp(4_000_000_000, 0),
         ..PutOptions::default()
     };
-    let large = vec![0; 6 << 20];
-    backend.put_new_with("data/x", b"x", &options).unwrap();
     backend
-        .put_new_with("data/large", &large, &options)
+        .put_new_with("data/x", Bytes::from_static(b"x"), &options)
+        .unwrap();
+    backend
+        .put_new_with("data/large", vec![0; 6 << 20].into(), &options)
         .unwrap();
     backend.put_new("data/y", b"y").unwrap();
     let headers = |method: &str, target: &str| {

@@ -14,7 +14,7 @@ use std::io::Read;
 use std::time::Duration;
 
 use anyhow::Context;
-use dr_testkit::{FaultyProxy, S3Server};
+use dr_testkit::S3Server;
 
 fn main() -> anyhow::Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -22,10 +22,8 @@ fn main() -> anyhow::Result<()> {
         anyhow::bail!("slow_s3 BUCKET MILLISECONDS");
     };
     let latency = milliseconds.parse().context("MILLISECONDS is a number")?;
-    let server = S3Server::start(bucket)?;
-    let proxy = FaultyProxy::start(&server.endpoint())?;
-    proxy.set_latency(Duration::from_millis(latency));
-    println!("{}", proxy.endpoint());
+    let server = S3Server::start_late(bucket, Duration::from_millis(latency))?;
+    println!("{}", server.endpoint());
     std::io::stdin().read_to_end(&mut Vec::new())?;
     Ok(())
 }

@@ -5,11 +5,14 @@
 //! store, changes of one key happen one after the other, and a body that is refused leaves nothing. What
 //! it does not have: versions, Object Lock.
 
+mod files;
+
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use anyhow::Context;
 use hyper::body::Incoming;
@@ -20,6 +23,8 @@ use s3s::auth::SimpleAuth;
 use s3s::service::S3ServiceBuilder;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
+
+use files::Files;
 
 /// The user it knows.
 pub const ACCESS_KEY: &str = "test-access";
@@ -63,11 +68,17 @@ impl S3Server {
     /// # Errors
     /// When it cannot be started.
     pub fn start(bucket: &str) -> anyhow::Result<Self> {
+        Self::start_late(bucket, Duration::ZERO)
+    }
+
+    /// One that begins to work on each request so much later, as one far away does.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start_late(bucket: &str, latency: Duration) -> anyhow::Result<Self> {
         let folder = tempfile::tempdir()?;
         std::fs::create_dir(folder.path().join(bucket))?;
-        let files = s3s_fs::FileSystem::new(folder.path())
-            .map_err(|error| anyhow::anyhow!("the S3 folder is refused: {error:?}"))?;
-        let mut service = S3ServiceBuilder::new(files);
+        let mut service = S3ServiceBuilder::new(Files::new(folder.path())?);
         service.set_auth(SimpleAuth::from_single(ACCESS_KEY, SECRET_KEY));
         let service = service.build();
         let locks = Arc::new(KeyLocks::default());
@@ -97,6 +108,9 @@ impl S3Server {
                             let service = service.clone();
                             let object = root.join(request.uri().path().trim_start_matches('/'));
                             async move {
+                                if !latency.is_zero() {
+                                    tokio::time::sleep(latency).await;
+                                }
                                 let _guard = match &lock {
                                     Some(lock) => Some(lock.lock().await),
                                     None => None,

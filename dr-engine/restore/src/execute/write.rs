@@ -161,12 +161,9 @@ impl Writer<'_> {
             .mode(entry.meta.mode & 0o7777)
             .open(path)
             .map_err(file_error("create", path))?;
-        let (mut early, mut late);
+        let mut early;
         let to: &mut dyn Write = match self.durability {
-            Durability::Spared => {
-                late = &mut file;
-                &mut late
-            }
+            Durability::Spared => &mut file,
             Durability::EachFile | Durability::Whole(_) => {
                 early = EarlyWrites::to(&mut file);
                 &mut early

@@ -8,6 +8,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use dr_model::{Clock, SystemClock};
 
@@ -112,7 +113,7 @@ impl Backend for LimitedBackend {
     fn put_new_with(
         &self,
         name: &str,
-        body: &[u8],
+        body: Bytes,
         options: &PutOptions,
     ) -> Result<PutOutcome, BackendError> {
         if let Some(budget) = &self.write {

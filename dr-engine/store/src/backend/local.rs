@@ -21,6 +21,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use rustix::fs::{CWD, RenameFlags};
 
@@ -337,7 +338,7 @@ impl Backend for LocalBackend {
     fn put_new_with(
         &self,
         name: &str,
-        body: &[u8],
+        body: Bytes,
         options: &PutOptions,
     ) -> Result<PutOutcome, BackendError> {
         let path = self.path(name)?;
@@ -354,7 +355,7 @@ impl Backend for LocalBackend {
             fsync_folder(folder)?;
             return Ok(PutOutcome::Exists);
         }
-        self.write_new(&path, folder, body)
+        self.write_new(&path, folder, &body)
     }
 
     /// One that writes and one that waits for the disk.

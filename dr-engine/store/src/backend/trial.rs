@@ -5,6 +5,7 @@
 //! trial ends stays, hidden, for the seconds of its lock; the next trial removes it. A crash leaves
 //! trial objects; they mean nothing to anyone.
 
+use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
 use dr_model::{Clock, SystemClock};
 
@@ -145,7 +146,7 @@ fn object_lock(backend: &dyn Backend) -> Result<bool, BackendError> {
         lock_mode: Some(LockMode::Governance),
         storage_class: None,
     };
-    match backend.put_new_with(&name, b"locked", &options) {
+    match backend.put_new_with(&name, Bytes::from_static(b"locked"), &options) {
         Ok(_) => {}
         // A bucket made without Object Lock says so in several ways; nothing was stored then.
         Err(

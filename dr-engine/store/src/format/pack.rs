@@ -8,6 +8,7 @@
 //!  … 16  offset of frame n (8), "dr-pack" and a zero (8)
 //! ```
 
+use bytes::Bytes;
 use dr_model::WorkloadName;
 
 use super::bytes::Fields;
@@ -305,7 +306,7 @@ pub(crate) struct PackBuilder {
 pub(crate) struct FullPack {
     pub(crate) id: PackId,
     pub(crate) object: String,
-    pub(crate) data: Vec<u8>,
+    pub(crate) data: Bytes,
     pub(crate) chunks: Vec<PackedChunk>,
 }
 
@@ -372,7 +373,7 @@ impl PackBuilder {
         Ok(FullPack {
             id: self.id,
             object: self.opener.object,
-            data: self.data,
+            data: self.data.into(),
             chunks: self.chunks,
         })
     }
@@ -419,7 +420,7 @@ mod tests {
         assert_eq!(id_of(&erp, &full.object), Some(full.id));
         assert_eq!(id_of(&erp, &full.object.to_uppercase()), None);
         for index in 0..full.data.len() {
-            let mut changed = full.data.clone();
+            let mut changed = full.data.to_vec();
             changed[index] ^= 0x80;
             assert!(read(&changed).is_err(), "byte {index} was not noticed");
             assert!(

@@ -210,7 +210,7 @@ impl Inner {
             let object = chain::object_name(&prefix, sequence);
             let data = sealed::encode(&self.id, &self.master, Kind::Chain, &object, &body)
                 .map_err(encode_failed("the list of restore points"))?;
-            if self.put_new_with(&object, &data, options)? == PutOutcome::Stored {
+            if self.put_new_with(&object, data, options)? == PutOutcome::Stored {
                 return Ok(entry.points);
             }
         }

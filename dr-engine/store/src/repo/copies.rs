@@ -16,6 +16,7 @@ use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use dr_model::{Clock, SystemClock};
 use serde::{Deserialize, Serialize};
 
@@ -234,10 +235,10 @@ impl Inner {
     }
 
     /// Stores at the copies what was just stored here. What fails is left to sync.
-    pub(crate) fn put_at_copies(&self, object: &str, data: &[u8]) {
+    pub(crate) fn put_at_copies(&self, object: &str, data: &Bytes) {
         for copy in &self.copies {
             if let Some(opened) = copy.open_unless_away()
-                && let Err(error) = opened.inner().put_new(object, data)
+                && let Err(error) = opened.inner().put_new(object, data.clone())
             {
                 copy.failed(&error);
             }
@@ -250,7 +251,7 @@ impl Inner {
             return;
         }
         match self.get(object) {
-            Ok(Some(data)) => self.put_at_copies(object, &data),
+            Ok(Some(data)) => self.put_at_copies(object, &data.into()),
             Ok(None) => {}
             Err(error) => tracing::warn!(%error, object, "not stored at the copies"),
         }
@@ -258,18 +259,17 @@ impl Inner {
 
     /// Stores a WAL file at the copies, all at once and within [`COPY_WAL_TIMEOUT`]: it is acknowledged
     /// whatever comes of it.
-    pub(crate) fn put_wal_at_copies(&self, object: &str, data: Vec<u8>) {
+    pub(crate) fn put_wal_at_copies(&self, object: &str, data: Bytes) {
         if self.copies.is_empty() {
             return;
         }
-        let data = Arc::new(data);
         let (done, ends) = channel();
         for copy in &self.copies {
-            let (copy, data, done) = (Arc::clone(copy), Arc::clone(&data), done.clone());
+            let (copy, data, done) = (Arc::clone(copy), data.clone(), done.clone());
             let object = object.to_owned();
             let put = move || {
                 if let Some(opened) = copy.open_unless_away()
-                    && let Err(error) = opened.inner().put_new(&object, &data)
+                    && let Err(error) = opened.inner().put_new(&object, data)
                 {
                     copy.failed(&error);
                 }

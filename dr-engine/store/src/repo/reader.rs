@@ -27,7 +27,7 @@ use crate::format::pack::Place;
 use crate::format::tree::{self, EntryKind, TreeEntry};
 use crate::format::{ChunkName, FormatError};
 use crate::{Backend, StoreError};
-use cache::{ChunkCache, PackCache, Stretch};
+use cache::{ChunkCache, Stretch, StretchCache};
 
 /// Chunks that lie one after the other are fetched together, up to so many stored bytes.
 const FETCH_BYTES_MAX: u64 = 4 * 1024 * 1024;
@@ -41,7 +41,7 @@ pub struct PointReader {
     workload: WorkloadName,
     stored: StoredPoint,
     key_ids: Vec<KeyId>,
-    packs: PackCache,
+    stretches: StretchCache,
     chunks: ChunkCache,
 }
 
@@ -60,7 +60,7 @@ impl Repository {
             workload: point.point.workload.clone(),
             key_ids: point.object.key_ids().map_err(damaged)?,
             stored: point.clone(),
-            packs: PackCache::default(),
+            stretches: StretchCache::default(),
             chunks: ChunkCache::default(),
         })
     }
@@ -408,11 +408,11 @@ impl PointReader {
             repo.any_place(&contents.object, &part)?
                 .ok_or_else(|| repo.missing(&contents.object))
         };
-        let stretch = match self.packs.get(&file.id, &range_of(&first), AHEAD_AFTER) {
+        let stretch = match self.stretches.get(&file.id, &range_of(&first), AHEAD_AFTER) {
             cache::Asked::Kept(stretch) => stretch,
             cache::Asked::Often => {
                 let range = contents.stretch(&first, FETCH_BYTES_MAX);
-                self.packs.fetch(&file.id, &range, fetch)?
+                self.stretches.fetch(&file.id, &range, fetch)?
             }
             cache::Asked::Seldom => {
                 let range = row_of(&first, &contents, references);
@@ -484,7 +484,7 @@ impl PointReader {
             };
             // What failed to open may have been mended, or be whole elsewhere.
             repo.known_contents.forget(&file.id);
-            self.packs.forget(&file.id);
+            self.stretches.forget(&file.id);
             let object = crate::format::pack::object_name(&self.workload, &file.id);
             for place in repo.places() {
                 let Ok(Some(data)) = place.get(&object) else {

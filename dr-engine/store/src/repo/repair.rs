@@ -200,7 +200,7 @@ impl Repair<'_> {
             return Ok(false);
         };
         if !self.options.preview {
-            replace(here, object, present.is_some(), &data)?;
+            replace(here, object, present.is_some(), data)?;
         }
         self.mended(object, how);
         Ok(true)
@@ -275,7 +275,7 @@ impl Repair<'_> {
                 })?;
                 let data = sealed::encode(&here.id, &here.master, Kind::Chain, &object, &body)
                     .map_err(encode_failed("the list of restore points"))?;
-                replace(here, &object, true, &data)?;
+                replace(here, &object, true, data)?;
             }
             let how = format!(
                 "made again from the entry before and complete restore points: lists {points}"
@@ -654,7 +654,7 @@ fn older_version(here: &Inner, object: &str) -> Option<(String, Vec<u8>)> {
 }
 
 /// Stores good bytes in place of bad ones or none, and reads them back.
-fn replace(here: &Inner, object: &str, present: bool, data: &[u8]) -> Result<(), StoreError> {
+fn replace(here: &Inner, object: &str, present: bool, data: Vec<u8>) -> Result<(), StoreError> {
     if present {
         here.delete(object)?;
     }

@@ -119,7 +119,7 @@ impl Inner {
         })?;
         let data = sealed::encode(&self.id, &self.master, kind, object, &body)
             .map_err(encode_failed("an object"))?;
-        match self.put_new(object, &data)? {
+        match self.put_new(object, data)? {
             crate::PutOutcome::Stored => Ok(()),
             crate::PutOutcome::Exists => Err(self.name_taken(object)),
         }

@@ -295,7 +295,7 @@ impl Sync<'_> {
         {
             there.delete(object)?;
         }
-        if there.put_new(object, &data)? == PutOutcome::Exists {
+        if there.put_new(object, data)? == PutOutcome::Exists {
             // Stored by a backup that runs beside, or damaged without a change of its length.
             tracing::debug!(object, "the copy has it already");
         }
@@ -389,7 +389,7 @@ impl Sync<'_> {
                 && let Some(data) = self.here.inner().get(&entry.name)?
                 && self.here.inner().verify_object(&entry.name, &data).is_ok()
             {
-                self.there.inner().put_new(&entry.name, &data)?;
+                self.there.inner().put_new(&entry.name, data)?;
                 self.report.copied += 1;
             }
         }
@@ -401,7 +401,7 @@ impl Sync<'_> {
         let data = here.get(object)?.ok_or_else(|| here.missing(object))?;
         here.verify_object(object, &data)?;
         there.delete(object)?;
-        there.put_new(object, &data).map(|_| ())
+        there.put_new(object, data).map(|_| ())
     }
 
     /// Removes what was removed from the first place.

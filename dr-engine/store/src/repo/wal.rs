@@ -1,6 +1,7 @@
 //! WAL files: one write-once object each. Storing one opens the data key and nothing else: a push
 //! runs for every segment, and the archiver waits for it.
 
+use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use dr_model::{WalFileName, WorkloadName};
 use serde::{Deserialize, Serialize};
@@ -62,8 +63,9 @@ impl Repository {
         let keys = repo.data_keys_or_new(workload, &Domain::Workload)?;
         let data = wal::encode(&repo.id, &keys, &object, body, pushed_at)
             .map_err(encode_failed("a WAL file"))?;
+        let data = Bytes::from(data);
         kill_point("store.wal.before-put");
-        let outcome = repo.put_new(&object, &data)?;
+        let outcome = repo.put_new(&object, data.clone())?;
         kill_point("store.wal.after-put");
         if outcome == PutOutcome::Stored {
             repo.put_wal_at_copies(&object, data);

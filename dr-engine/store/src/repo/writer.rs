@@ -25,6 +25,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use chrono::Utc;
 use dr_model::{ByteCount, RestorePoint, WorkloadName};
 
@@ -514,11 +515,12 @@ impl BackupWriter {
         let name = point_name(&point.id);
         let data = sealed::encode(&repo.id, &repo.master, Kind::Point, &name, &body)
             .map_err(encode_failed("a restore point"))?;
+        let data = Bytes::from(data);
         let options = self.pipeline.shared.packs.put_options();
         // A failure may hide that the object is stored (its answer was lost). In no list nothing reads it,
         // and the session beside it tells that it was never listed, until prune removes both.
         self.session_stays.store(true, Ordering::Relaxed);
-        if repo.put_new_with(&name, &data, &options)? == PutOutcome::Exists {
+        if repo.put_new_with(&name, data.clone(), &options)? == PutOutcome::Exists {
             return Err(repo.name_taken(&name));
         }
         kill_point("store.after-point");

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 
+use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use dr_store::{
     Backend, BackendError, Capabilities, LocalBackend, Lock, LockMode, ObjectEntry, PutOptions,
@@ -58,7 +59,7 @@ impl Backend for StoppedBackend {
     fn put_new_with(
         &self,
         name: &str,
-        body: &[u8],
+        body: Bytes,
         options: &PutOptions,
     ) -> Result<PutOutcome, BackendError> {
         self.change()?;
@@ -178,7 +179,7 @@ impl Backend for GatedBackend {
     fn put_new_with(
         &self,
         name: &str,
-        body: &[u8],
+        body: Bytes,
         options: &PutOptions,
     ) -> Result<PutOutcome, BackendError> {
         self.gate.pass(name);
@@ -244,7 +245,7 @@ impl Backend for LockedBackend {
     fn put_new_with(
         &self,
         name: &str,
-        body: &[u8],
+        body: Bytes,
         options: &PutOptions,
     ) -> Result<PutOutcome, BackendError> {
         self.inner.put_new_with(name, body, options)

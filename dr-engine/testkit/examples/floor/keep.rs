@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{BufWriter, Read, Write};
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
@@ -13,6 +13,7 @@ use aws_lc_rs::aead::Aad;
 use aws_lc_rs::hmac;
 use fastcdc::v2020::{FastCDC, Normalization};
 
+use super::place::Store;
 use super::{CUT_BYTES, PACK_BYTES, Place, THREADS, compressor, naming_key, nonce, seal_key, walk};
 
 /// A stretch of a file that one thread works on. Long files are shared out.
@@ -28,7 +29,7 @@ struct Task {
 /// The chunks of each finished task, by its number.
 type Placed = Mutex<Vec<(usize, Vec<Place>)>>;
 
-pub(super) fn backup(folder: &Path, repository: &Path) -> anyhow::Result<()> {
+pub(super) fn backup(folder: &Path, store: &Store) -> anyhow::Result<()> {
     let (mut files, mut folders) = (Vec::new(), Vec::new());
     walk(folder, &mut files, &mut folders)?;
     let mut tasks = Vec::new();
@@ -46,7 +47,7 @@ pub(super) fn backup(folder: &Path, repository: &Path) -> anyhow::Result<()> {
     }
     // Long ones first, so that no thread is left with one at the end.
     tasks.sort_by_key(|task| std::cmp::Reverse(task.length));
-    std::fs::create_dir_all(repository)?;
+    store.create()?;
     let (next, packs, seen) = (
         AtomicUsize::new(0),
         AtomicU32::new(0),
@@ -54,14 +55,20 @@ pub(super) fn backup(folder: &Path, repository: &Path) -> anyhow::Result<()> {
     );
     let placed = Placed::default();
     let (send, receive) = sync_channel::<(u32, Vec<u8>)>(2);
+    let receive = Mutex::new(receive);
     std::thread::scope(|scope| {
-        let writer = scope.spawn(move || -> anyhow::Result<()> {
-            for (number, pack) in receive {
-                write_pack(repository, number, &pack)?;
-            }
-            File::open(repository)?.sync_all()?;
-            Ok(())
-        });
+        let writers: Vec<_> = (0..store.writers())
+            .map(|_| {
+                scope.spawn(|| -> anyhow::Result<()> {
+                    loop {
+                        let Ok((number, pack)) = lock(&receive).recv() else {
+                            return Ok(());
+                        };
+                        store.put(&number.to_string(), pack)?;
+                    }
+                })
+            })
+            .collect();
         let workers: Vec<_> = (0..THREADS)
             .map(|_| {
                 let send = send.clone();
@@ -72,19 +79,12 @@ pub(super) fn backup(folder: &Path, repository: &Path) -> anyhow::Result<()> {
         for worker in workers {
             worker.join().ok().context("a thread failed")??;
         }
-        writer.join().ok().context("the writer failed")?
+        for writer in writers {
+            writer.join().ok().context("a writer failed")??;
+        }
+        anyhow::Ok(())
     })?;
-    write_list(folder, repository, &folders, &tasks, placed)
-}
-
-fn write_pack(repository: &Path, number: u32, pack: &[u8]) -> anyhow::Result<()> {
-    let temporary = repository.join(format!("{number}.new"));
-    let mut file = File::create(&temporary)?;
-    file.write_all(pack)?;
-    file.sync_all()?;
-    std::fs::rename(&temporary, repository.join(number.to_string()))?;
-    File::open(repository)?.sync_all()?;
-    Ok(())
+    write_list(folder, store, &folders, &tasks, placed)
 }
 
 fn work(
@@ -162,12 +162,12 @@ fn cut(input: &[u8]) -> impl Iterator<Item = &[u8]> {
 /// The list of folders, stretches and their chunks, for `restore`: text, and not the product's.
 fn write_list(
     source: &Path,
-    repository: &Path,
+    store: &Store,
     folders: &[PathBuf],
     tasks: &[Task],
     placed: Placed,
 ) -> anyhow::Result<()> {
-    let mut list = BufWriter::new(File::create(repository.join("list"))?);
+    let mut list = Vec::new();
     for folder in folders {
         writeln!(list, "folder {}", folder.strip_prefix(source)?.display())?;
     }
@@ -183,8 +183,7 @@ fn write_list(
             writeln!(list, "{place}")?;
         }
     }
-    list.into_inner()?.sync_all()?;
-    Ok(())
+    store.put("list", list)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

@@ -3,7 +3,7 @@
 //! `backup FOLDER REPOSITORY` walks the folder, reads every file, cuts it, names and deduplicates the
 //! chunks, compresses, seals, and writes packs that it flushes, with the parameters of the product.
 //! `restore REPOSITORY FOLDER` reads, opens, decompresses, verifies, writes, and flushes the file
-//! system. `scan FOLDER` examines every entry, which is what a second backup cannot do without.
+//! system. A REPOSITORY is a folder, or `http://ADDRESS/BUCKET/PREFIX` of a store behind the S3 protocol. `scan FOLDER` examines every entry, which is what a second backup cannot do without.
 //! There is no index, no encrypted listing, no session, no catalog, no key file, no error handling
 //! worth the name, and nobody should store anything with it.
 //!
@@ -12,6 +12,7 @@
 #![allow(clippy::print_stdout, reason = "a measuring program")]
 
 mod keep;
+mod place;
 mod put_back;
 
 use std::path::{Path, PathBuf};
@@ -20,6 +21,7 @@ use std::time::Instant;
 
 use anyhow::{Context, bail};
 use aws_lc_rs::{aead, hmac};
+use place::Store;
 
 /// Threads that compute.
 const THREADS: usize = 2;
@@ -135,8 +137,10 @@ fn main() -> anyhow::Result<()> {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let began = Instant::now();
     match words.as_slice() {
-        ["backup", folder, repository] => keep::backup(folder.as_ref(), repository.as_ref())?,
-        ["restore", repository, folder] => put_back::restore(repository.as_ref(), folder.as_ref())?,
+        ["backup", folder, repository] => keep::backup(folder.as_ref(), &Store::open(repository)?)?,
+        ["restore", repository, folder] => {
+            put_back::restore(&Store::open(repository)?, folder.as_ref())?
+        }
         ["scan", folder] => walk(folder.as_ref(), &mut Vec::new(), &mut Vec::new())?,
         _ => bail!("floor backup FOLDER REPOSITORY | restore REPOSITORY FOLDER | scan FOLDER"),
     }

@@ -1,7 +1,6 @@
 //! Reading packs, opening, decompressing, verifying; files written, then one flush of everything.
 
 use std::fs::File;
-use std::io::BufRead;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -10,6 +9,7 @@ use anyhow::{Context, ensure};
 use aws_lc_rs::aead::Aad;
 use aws_lc_rs::hmac;
 
+use super::place::{Pack, Store};
 use super::{CUT_BYTES, Place, THREADS, naming_key, nonce, seal_key};
 
 /// A stretch of a file, and its chunks.
@@ -19,15 +19,17 @@ struct Stretch {
     chunks: Vec<Place>,
 }
 
-pub(super) fn restore(repository: &Path, folder: &Path) -> anyhow::Result<()> {
-    let (folders, stretches) = read_list(repository)?;
+pub(super) fn restore(store: &Store, folder: &Path) -> anyhow::Result<()> {
+    let (folders, stretches) = read_list(store)?;
     for path in &folders {
         std::fs::create_dir_all(folder.join(path))?;
     }
+    let packs = stretches.iter().flat_map(|stretch| &stretch.chunks);
+    store.fetch(packs.map(|place| place.pack + 1).max().unwrap_or(0));
     let next = AtomicUsize::new(0);
     std::thread::scope(|scope| {
         let workers: Vec<_> = (0..THREADS)
-            .map(|_| scope.spawn(|| work(repository, folder, &stretches, &next)))
+            .map(|_| scope.spawn(|| work(store, folder, &stretches, &next)))
             .collect();
         for worker in workers {
             worker.join().ok().context("a thread failed")??;
@@ -38,10 +40,10 @@ pub(super) fn restore(repository: &Path, folder: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn read_list(repository: &Path) -> anyhow::Result<(Vec<PathBuf>, Vec<Stretch>)> {
+fn read_list(store: &Store) -> anyhow::Result<(Vec<PathBuf>, Vec<Stretch>)> {
     let (mut folders, mut stretches) = (Vec::new(), Vec::<Stretch>::new());
-    for line in std::io::BufReader::new(File::open(repository.join("list"))?).lines() {
-        let line = line?;
+    let list = String::from_utf8(store.get("list")?)?;
+    for line in list.lines() {
         if let Some(path) = line.strip_prefix("folder ") {
             folders.push(path.into());
         } else if let Some(rest) = line.strip_prefix("file ") {
@@ -60,15 +62,15 @@ fn read_list(repository: &Path) -> anyhow::Result<(Vec<PathBuf>, Vec<Stretch>)> 
 }
 
 fn work(
-    repository: &Path,
+    store: &Store,
     folder: &Path,
     stretches: &[Stretch],
     next: &AtomicUsize,
 ) -> anyhow::Result<()> {
     let (seal, naming) = (seal_key()?, naming_key());
     let mut zstd = zstd::bulk::Decompressor::new()?;
+    let mut pack: Option<(u32, Pack)> = None;
     let (mut sealed, mut data) = (Vec::new(), vec![0; CUT_BYTES.2]);
-    let mut pack: Option<(u32, File)> = None;
     while let Some(stretch) = stretches.get(next.fetch_add(1, Ordering::Relaxed)) {
         let file = std::fs::OpenOptions::new()
             .write(true)
@@ -81,14 +83,11 @@ fn work(
                 .as_ref()
                 .is_none_or(|(number, _)| *number != place.pack)
             {
-                pack = Some((
-                    place.pack,
-                    File::open(repository.join(place.pack.to_string()))?,
-                ));
+                pack = Some((place.pack, store.pack(place.pack)?));
             }
             let (_, source) = pack.as_ref().context("no pack")?;
             sealed.resize(place.stored, 0);
-            source.read_exact_at(&mut sealed, u64::try_from(place.offset)?)?;
+            source.read(&mut sealed, place.offset)?;
             let opened = seal
                 .open_in_place(
                     nonce(place.pack, place.frame),

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use dr_store::{
     Backend, BackendError, Capabilities, Lock, ObjectEntry, PutOptions, PutOutcome, VersionEntry,
@@ -14,7 +15,7 @@ impl FaultyBackend {
     fn store(
         &self,
         name: &str,
-        body: &[u8],
+        body: Bytes,
         options: &PutOptions,
     ) -> Result<PutOutcome, BackendError> {
         let mut options = options.clone();
@@ -75,7 +76,7 @@ impl Backend for FaultyBackend {
     fn put_new_with(
         &self,
         name: &str,
-        body: &[u8],
+        body: Bytes,
         options: &PutOptions,
     ) -> Result<PutOutcome, BackendError> {
         self.run(Operation::Put, name, body.len(), || {

@@ -166,47 +166,9 @@ fn by_status(status: u16, code: &str, cause: Cause) -> Answer {
     }
 }
 
-/// RFC 4648 section 4, for the Content-MD5 header (RFC 1864).
-pub(super) fn base64(data: &[u8]) -> String {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut out = String::with_capacity(data.len().div_ceil(3) * 4);
-    for group in data.chunks(3) {
-        let bits = group
-            .iter()
-            .chain([0, 0].iter())
-            .take(3)
-            .fold(0usize, |bits, byte| (bits << 8) | usize::from(*byte));
-        for place in 0..4usize {
-            let digit = DIGITS
-                .get((bits >> (18 - 6 * place)) & 63)
-                .copied()
-                .unwrap_or(b'=');
-            out.push(if place <= group.len() {
-                char::from(digit)
-            } else {
-                '='
-            });
-        }
-    }
-    out
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn base64_is_that_of_the_rfc() {
-        for (plain, coded) in [
-            ("", ""),
-            ("f", "Zg=="),
-            ("fo", "Zm8="),
-            ("foo", "Zm9v"),
-            ("foobar", "Zm9vYmFy"),
-        ] {
-            assert_eq!(base64(plain.as_bytes()), coded);
-        }
-    }
 
     #[test]
     fn only_an_answer_about_the_key_means_absent() {

@@ -4,19 +4,19 @@
 //! Nothing is there under the object's name until the parts are joined, which says `If-None-Match: *`.
 //! Some stores ignore that there: then existence is asked just before, and what stands is compared
 //! after, so that of two writers at least one is told the truth; the window between cannot be closed.
-//! After a failure the parts are given up; a crash leaves them to [`Bucket::sweep_parts`].
+//! After a failure the parts are given up; a crash leaves them to [`super::S3Backend`]'s sweep.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
+use aws_smithy_types::base64;
 use bytes::Bytes;
-use chrono::TimeDelta;
+use chrono::{DateTime, Utc};
 use md5::{Digest, Md5};
 use tokio::task::JoinSet;
 
-use super::answer::{Answer, base64, classify};
+use super::answer::{Answer, classify};
 use super::bucket::{Bucket, store_time, time};
 use super::read::bare;
 use super::write::Terms;
@@ -26,7 +26,7 @@ pub(super) const WHOLE_MAX: usize = 64 << 20;
 /// The size of a part but the last. S3 allows 5 MiB to 5 GiB and 10,000 parts: 156 GiB.
 const PART: usize = 16 << 20;
 const PART_MIN: usize = 5 << 20;
-/// Parts on their way at once: four copies of a part is all the memory this takes.
+/// Parts on their way at once; they are views of the caller's bytes, not copies.
 pub(super) const PARTS_AT_ONCE: usize = 4;
 
 /// Where our objects are: with an empty prefix other people's uploads may be in the bucket.
@@ -111,7 +111,7 @@ impl Bucket {
                     .upload_id(&upload.id)
                     .part_number(number)
                     .content_length(i64::try_from(size).unwrap_or(i64::MAX))
-                    .content_md5(base64(&md5))
+                    .content_md5(base64::encode(md5))
                     .body(ByteStream::from(body.clone()));
                 let this = Arc::clone(&self);
                 async move {
@@ -212,14 +212,9 @@ impl Bucket {
         }
     }
 
-    /// Gives up uploads below our prefix that were begun longer than `age` ago, by the store's clock.
-    pub(super) async fn sweep_parts(
-        self: Arc<Self>,
-        now: chrono::DateTime<chrono::Utc>,
-        age: Duration,
-    ) -> Result<u64, Answer> {
-        let age = TimeDelta::from_std(age).unwrap_or(TimeDelta::MAX);
-        let mut removed = 0;
+    /// The uploads below our prefix, with when each was begun by the store's clock, where it says so.
+    pub(super) async fn uploads(self: Arc<Self>) -> Result<Vec<(Upload, DateTime<Utc>)>, Answer> {
+        let mut found = Vec::new();
         let mut markers: (Option<String>, Option<String>) = (None, None);
         loop {
             let page = self
@@ -241,26 +236,20 @@ impl Bucket {
                 .await?;
             for upload in page.uploads() {
                 let begun = time(upload.initiated());
-                let (Some(key), Some(id)) = (upload.key(), upload.upload_id()) else {
+                let (Some(key), Some(id), Some(begun)) = (upload.key(), upload.upload_id(), begun)
+                else {
                     continue;
                 };
                 let name = key.strip_prefix(&self.prefix).unwrap_or_default();
-                let ours = name
-                    .split('/')
-                    .next()
-                    .is_some_and(|top| OURS.contains(&top));
-                if ours && begun.is_some_and(|begun| now.signed_duration_since(begun) >= age) {
-                    let upload = Upload {
-                        key: key.to_owned(),
-                        id: id.to_owned(),
-                    };
-                    Arc::clone(&self).give_up(upload).await?;
-                    removed += 1;
+                let top = name.split('/').next();
+                if top.is_some_and(|top| OURS.contains(&top)) {
+                    let (key, id) = (key.to_owned(), id.to_owned());
+                    found.push((Upload { key, id }, begun));
                 }
             }
             let next = (page.next_key_marker, page.next_upload_id_marker);
             if page.is_truncated != Some(true) || next == markers {
-                return Ok(removed);
+                return Ok(found);
             }
             markers = next;
         }

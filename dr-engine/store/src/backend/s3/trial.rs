@@ -4,11 +4,10 @@ use std::sync::Arc;
 
 use aws_sdk_s3::types::ObjectLockMode;
 use bytes::Bytes;
-use md5::{Digest, Md5};
 
 use super::S3Backend;
-use super::answer::{Answer, base64};
-use super::write::Terms;
+use super::answer::Answer;
+use super::write::{Sums, Terms};
 use crate::backend::{
     Backend, BackendError, Capabilities, PutOptions, TRIAL, TRIAL_LOCK, try_capabilities,
 };
@@ -21,14 +20,19 @@ impl S3Backend {
     pub(super) fn tried(&self) -> Result<Capabilities, BackendError> {
         let tried = try_capabilities(self)?;
         let etag_is_md5 = self.etag_is_md5()?;
-        let wrong = base64(&Md5::digest(b"something else"));
-        let right = base64(&Md5::digest(BODY));
-        let zeros = base64(&[0; 32]);
+        let right = Sums::of(BODY);
+        let wrong_md5 = Sums {
+            md5: [0; 16],
+            ..right
+        };
+        let wrong_sha256 = Sums {
+            checked_sha256: Some([0; 32]),
+            ..right
+        };
         Ok(Capabilities {
             put_if_absent_multipart: tried.put_if_absent && self.parts_are_conditional()?,
-            checksum_md5: self.is_refused_for_sums(&wrong, None)?,
-            checksum_sha256: self.sha256_is_taken()?
-                && self.is_refused_for_sums(&right, Some(&zeros))?,
+            checksum_md5: self.is_refused_for_sums(wrong_md5)?,
+            checksum_sha256: self.sha256_is_taken()? && self.is_refused_for_sums(wrong_sha256)?,
             etag_is_md5,
             object_lock: tried.object_lock && self.locks_are_enforced()?,
             ..tried
@@ -48,9 +52,7 @@ impl S3Backend {
             .run("write", &name, putting)?
             .map_err(|answer| answer.into_error("write", self.place(&name)))?;
         self.discard(&name, stored.version)?;
-        Ok(stored
-            .md5
-            .is_some_and(|md5| md5 == hex::encode(Md5::digest(BODY))))
+        Ok(stored.md5.is_some_and(|md5| md5 == stored.sent_md5))
     }
 
     /// Whether a right SHA-256 sum is taken: old servers may refuse the header.
@@ -71,14 +73,10 @@ impl S3Backend {
     }
 
     /// Whether a body with these sums, one of which is wrong, is refused and not stored.
-    fn is_refused_for_sums(&self, md5: &str, sha256: Option<&str>) -> Result<bool, BackendError> {
+    fn is_refused_for_sums(&self, sums: Sums) -> Result<bool, BackendError> {
         let (name, key) = self.trial();
         let patience = self.bucket.patience;
-        let (bucket, md5, sha256) = (
-            Arc::clone(&self.bucket),
-            md5.to_owned(),
-            sha256.map(str::to_owned),
-        );
+        let bucket = Arc::clone(&self.bucket);
         let work = async move {
             patience
                 .retried(0, |_| {
@@ -86,8 +84,7 @@ impl S3Backend {
                         key.clone(),
                         Bytes::from_static(BODY),
                         Terms::default(),
-                        md5.clone(),
-                        sha256.clone(),
+                        sums,
                     );
                     async move {
                         match once.await {
@@ -119,7 +116,12 @@ impl S3Backend {
     fn parts_are_conditional(&self) -> Result<bool, BackendError> {
         let (name, _) = self.trial();
         self.put_new(&name, b"first")?;
-        let joined = self.put_parts(&name, BODY, &PutOptions::default(), true)?;
+        let joined = self.put_parts(
+            &name,
+            &Bytes::from_static(BODY),
+            &PutOptions::default(),
+            true,
+        )?;
         let kept = self.get(&name)?.is_some_and(|body| body == b"first");
         self.delete_all_versions(&name)?;
         match joined {

@@ -3,13 +3,18 @@
 use std::sync::Arc;
 
 use aws_lc_rs::digest::{SHA256, digest};
+use aws_runtime::auth::PayloadSigningOverride;
+use aws_sdk_s3::config::interceptors::BeforeTransmitInterceptorContextMut;
+use aws_sdk_s3::config::{ConfigBag, Intercept, RuntimeComponents};
+use aws_sdk_s3::error::BoxError;
 use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{ObjectLockMode, StorageClass};
+use aws_smithy_types::base64;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use md5::{Digest, Md5};
 
-use super::answer::{Answer, base64, classify};
+use super::answer::{Answer, classify};
 use super::bucket::{Bucket, store_time};
 use super::read::bare;
 use crate::backend::{LockMode, PutOptions};
@@ -23,9 +28,54 @@ pub(super) struct Terms {
     pub(super) storage_class: Option<StorageClass>,
 }
 
+/// The sums that a PUT tells of its body; a trial tells wrong ones.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Sums {
+    pub(super) md5: [u8; 16],
+    /// What is signed; the SDK would sum the body again for every attempt.
+    pub(super) sha256: [u8; 32],
+    /// The SHA-256 sum that the store is asked to check and to keep.
+    pub(super) checked_sha256: Option<[u8; 32]>,
+}
+
+impl Sums {
+    pub(super) fn of(body: &[u8]) -> Self {
+        let mut sha256 = [0; 32];
+        sha256.copy_from_slice(digest(&SHA256, body).as_ref());
+        Self {
+            md5: Md5::digest(body).into(),
+            sha256,
+            checked_sha256: None,
+        }
+    }
+}
+
+/// Tells the signer a sum that is known already.
+#[derive(Debug)]
+struct SignedAs([u8; 32]);
+
+impl Intercept for SignedAs {
+    fn name(&self) -> &'static str {
+        "SignedAs"
+    }
+
+    fn modify_before_signing(
+        &self,
+        _: &mut BeforeTransmitInterceptorContextMut<'_>,
+        _: &RuntimeComponents,
+        state: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        let sum = PayloadSigningOverride::Precomputed(hex::encode(self.0));
+        state.interceptor_state().store_put(sum);
+        Ok(())
+    }
+}
+
 /// What the store answered to a write.
 #[derive(Debug)]
 pub(super) struct Stored {
+    /// The sum of what was sent.
+    pub(super) sent_md5: String,
     /// `None` if it is no MD5 sum (the object is encrypted by the store).
     pub(super) md5: Option<String>,
     pub(super) version: Option<String>,
@@ -61,32 +111,23 @@ impl Bucket {
         body: Bytes,
         terms: Terms,
     ) -> Result<Stored, Answer> {
-        let md5 = base64(&Md5::digest(&body));
-        let sha256 = terms
-            .sha256
-            .then(|| base64(digest(&SHA256, &body).as_ref()));
+        let mut sums = Sums::of(&body);
+        sums.checked_sha256 = terms.sha256.then_some(sums.sha256);
         let size = u64::try_from(body.len()).unwrap_or(u64::MAX);
         self.patience
             .retried(size, |_| {
-                Arc::clone(&self).put_once(
-                    key.clone(),
-                    body.clone(),
-                    terms.clone(),
-                    md5.clone(),
-                    sha256.clone(),
-                )
+                Arc::clone(&self).put_once(key.clone(), body.clone(), terms.clone(), sums)
             })
             .await
     }
 
-    /// One attempt of a PUT, with the sums given: a trial gives wrong ones.
+    /// One attempt of a PUT.
     pub(super) async fn put_once(
         self: Arc<Self>,
         key: String,
         body: Bytes,
         terms: Terms,
-        md5: String,
-        sha256: Option<String>,
+        sums: Sums,
     ) -> Result<Stored, Answer> {
         let size = u64::try_from(body.len()).unwrap_or(u64::MAX);
         let (mode, until) = terms.lock.unzip();
@@ -96,18 +137,21 @@ impl Bucket {
             .bucket(&self.name)
             .key(key)
             .content_length(i64::try_from(size).unwrap_or(i64::MAX))
-            .content_md5(md5)
-            .set_checksum_sha256(sha256)
+            .content_md5(base64::encode(sums.md5))
+            .set_checksum_sha256(sums.checked_sha256.map(|sum| base64::encode(sum)))
             .set_if_none_match(terms.conditional.then(|| "*".to_owned()))
             .set_object_lock_mode(mode)
             .set_object_lock_retain_until_date(until.map(store_time))
             .set_storage_class(terms.storage_class)
-            .body(ByteStream::from(body));
+            .body(ByteStream::from(body))
+            .customize()
+            .interceptor(SignedAs(sums.sha256));
         let sent = self.patience.within(size, request.send()).await?;
         let answer = sent.map_err(classify)?;
         let etag = bare(answer.e_tag());
         let encrypted = answer.server_side_encryption().is_some();
         Ok(Stored {
+            sent_md5: hex::encode(sums.md5),
             md5: (!encrypted).then_some(etag),
             version: answer.version_id().map(str::to_owned),
         })

@@ -71,7 +71,7 @@ impl Repository {
             let record = repo
                 .get(&entry.name)?
                 .ok_or_else(|| repo.missing(&entry.name))?;
-            copy.inner().put_new(&entry.name, &record)?;
+            copy.inner().put_new(&entry.name, record)?;
         }
         copy.delete_void_keys(workload, None)
     }
@@ -153,7 +153,7 @@ impl Repository {
         let sealed =
             crate::format::sealed::encode(&repo.id, &repo.master, Kind::Record, &record, &body)
                 .map_err(encode_failed("a record of shredding"))?;
-        repo.put_new(&record, &sealed)?;
+        repo.put_new(&record, sealed)?;
         // Of two at once the first one's word stands.
         repo.read_shredding(&record).map(Some)
     }

@@ -38,7 +38,7 @@ type Slot = Arc<Mutex<Option<Arc<Vec<u8>>>>>;
 
 /// Stretches of packs.
 #[derive(Debug, Default)]
-pub(super) struct PackCache(Mutex<Packs>);
+pub(super) struct StretchCache(Mutex<Packs>);
 
 #[derive(Debug, Default)]
 struct Packs {
@@ -63,7 +63,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl PackCache {
+impl StretchCache {
     /// Asks for a part of a pack and counts that the pack was asked for.
     pub(super) fn get(&self, pack: &PackId, range: &Range<u64>, often: u32) -> Asked {
         let kept = lock(&self.0).find(pack, range);

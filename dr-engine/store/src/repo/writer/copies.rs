@@ -4,6 +4,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use bytes::Bytes;
 use dr_model::{RestorePoint, WorkloadName};
 
 use super::packs_there;
@@ -56,7 +57,7 @@ impl OneCopy {
 /// What a backup has finished.
 pub(super) struct Finished<'a> {
     pub(super) point: &'a RestorePoint,
-    pub(super) object: &'a [u8],
+    pub(super) object: &'a Bytes,
     pub(super) needed: &'a HashMap<PackId, u64>,
 }
 
@@ -86,9 +87,9 @@ impl CopyRun {
     }
 
     /// Stores an object at every copy that is not left out.
-    pub(super) fn put(&self, object: &str, data: &[u8]) {
+    pub(super) fn put(&self, object: &str, data: &Bytes) {
         for copy in self.copies.iter() {
-            copy.try_to(|there| there.inner().put_new(object, data).map(|_| ()));
+            copy.try_to(|there| there.inner().put_new(object, data.clone()).map(|_| ()));
         }
     }
 
@@ -98,7 +99,7 @@ impl CopyRun {
             return;
         }
         match repo.get(object) {
-            Ok(Some(data)) => self.put(object, &data),
+            Ok(Some(data)) => self.put(object, &data.into()),
             Ok(None) => {}
             Err(error) => self.all_behind(&error),
         }
@@ -167,7 +168,7 @@ fn list_at(
         bring(repo, there, &entry.name)?;
     }
     kill_point("store.copy.before-point");
-    there.put_new(&point_name(&finished.point.id), finished.object)?;
+    there.put_new(&point_name(&finished.point.id), finished.object.clone())?;
     kill_point("store.copy.before-chain");
     bring_chain(repo, there, workload, before.as_ref(), &head)?;
     Ok(None)
@@ -208,7 +209,7 @@ fn does_not_follow(
 fn bring(repo: &Inner, there: &Inner, object: &str) -> Result<(), StoreError> {
     // One that vanished meanwhile was merged into another, which is listed as well.
     if let Some(data) = repo.get(object)? {
-        there.put_new(object, &data)?;
+        there.put_new(object, data)?;
     }
     Ok(())
 }

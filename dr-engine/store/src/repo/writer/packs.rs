@@ -269,7 +269,9 @@ impl Packs {
     pub(super) fn store_pack(&self, Upload { key, full }: Upload) -> Result<(), StoreError> {
         let repo = self.repo();
         kill_point("store.before-pack");
-        if repo.put_new_with(&full.object, &full.data, &self.put_options())? == PutOutcome::Exists {
+        if repo.put_new_with(&full.object, full.data.clone(), &self.put_options())?
+            == PutOutcome::Exists
+        {
             return Err(repo.name_taken(&full.object));
         }
         self.copies.put(&full.object, &full.data);
