@@ -36,7 +36,8 @@ pub(crate) fn parts(packs: &[IndexedPack]) -> Vec<&[IndexedPack]> {
 }
 
 pub(crate) fn encode(packs: &[IndexedPack]) -> Vec<u8> {
-    let mut out = Vec::new();
+    let bytes = packs.iter().map(|pack| 20 + 40 * pack.chunks.len()).sum();
+    let mut out = Vec::with_capacity(bytes);
     for pack in packs {
         out.extend_from_slice(&pack.id);
         let count = u32::try_from(pack.chunks.len()).unwrap_or(u32::MAX);

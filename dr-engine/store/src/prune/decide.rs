@@ -9,7 +9,7 @@ use super::homes::{Homes, Standing};
 use super::locks::take_locked;
 use super::need::{NeedError, NeedSet};
 use super::sessions::{SessionState, may_belong, oldest_running};
-use super::survey::Survey;
+use super::survey::{History, Survey};
 use super::{
     CHAIN_ENTRIES_KEPT, DoomedObject, HalfEmptyPack, LockedObject, PruneOptions, WorkloadPrune,
     indexes,
@@ -88,9 +88,9 @@ pub(super) fn workload(
             .sum(),
         merge_indexes: merge.len() as u64,
         merge,
-        old_chain_entries: old_entries(&survey).len() as u64,
+        old_chain_entries: old_entries(&survey.history).len() as u64,
         unlisted_points: looked.unlisted,
-        sessions: survey.sessions.clone(),
+        sessions: survey.history.sessions.clone(),
         locked,
         bytes_won: ByteCount(0),
         bytes_stored: ByteCount(survey.packs.values().map(|pack| pack.size).sum()),
@@ -159,11 +159,11 @@ fn look(
     let repo = repository.inner();
     let mut locked = Vec::new();
     let survey = Survey::new(repo, workload, options, None)?;
-    let unlisted = unlisted(repo, workload, &survey)?;
+    let unlisted = unlisted(repo, workload, &survey.history)?;
     let points = removable(repo, &survey, &wanted.points, &mut locked)?;
     let gone: HashSet<&RestorePointId> = points.iter().collect();
     let mut need = NeedSet::new(Arc::clone(&survey.index));
-    let kept: Vec<_> = (survey.listed.iter())
+    let kept: Vec<_> = (survey.history.listed.iter())
         .filter(|chained| !gone.contains(&chained.point.id))
         .cloned()
         .collect();
@@ -191,7 +191,11 @@ fn removable(
     wanted: &HashSet<RestorePointId>,
     locked: &mut Vec<LockedObject>,
 ) -> Result<Vec<RestorePointId>, StoreError> {
-    let listed = survey.listed.iter().map(|chained| &chained.point.id);
+    let listed = survey
+        .history
+        .listed
+        .iter()
+        .map(|chained| &chained.point.id);
     let going: Vec<RestorePointId> = listed.filter(|id| wanted.contains(id)).cloned().collect();
     take_locked(repo, going, |id| (point_name(id), 0, None), locked)
 }
@@ -204,7 +208,7 @@ pub(super) fn packs(
     homes: &Homes,
     options: &PruneOptions,
 ) -> Result<(Vec<Candidate>, Vec<Candidate>), StoreError> {
-    let oldest = oldest_running(&survey.sessions);
+    let oldest = oldest_running(&survey.history.sessions);
     let live_bytes = indexes::live_bytes(repo, workload, &survey.index, homes)?;
     let (mut delete, mut partly) = (Vec::new(), Vec::new());
     for (id, stored) in &survey.packs {
@@ -287,7 +291,7 @@ fn wal(
     if wanted.is_empty() {
         return Ok(Vec::new());
     }
-    let oldest = oldest_running(&survey.sessions);
+    let oldest = oldest_running(&survey.history.sessions);
     let mut doomed: Vec<DoomedObject> = repo
         .list(&wal_prefix(workload))?
         .into_iter()
@@ -313,12 +317,12 @@ fn wal(
 
 /// Entries of the list of restore points that are older than is kept. All are kept while objects of
 /// points are there that only an old entry may tell about.
-pub(super) fn old_entries(survey: &Survey) -> Vec<u64> {
-    if !survey.unlisted().is_empty() {
+pub(super) fn old_entries(history: &History) -> Vec<u64> {
+    if !history.unlisted().is_empty() {
         return Vec::new();
     }
-    let kept_from = survey.sequence.saturating_sub(CHAIN_ENTRIES_KEPT) + 1;
-    let old = survey.entries.iter().copied();
+    let kept_from = history.sequence.saturating_sub(CHAIN_ENTRIES_KEPT) + 1;
+    let old = history.entries.iter().copied();
     old.filter(|sequence| *sequence < kept_from).collect()
 }
 
@@ -328,14 +332,14 @@ pub(super) fn old_entries(survey: &Survey) -> Vec<u64> {
 pub(super) fn unlisted(
     repo: &Inner,
     workload: &WorkloadName,
-    survey: &Survey,
+    history: &History,
 ) -> Result<Vec<String>, StoreError> {
-    let objects = survey.unlisted();
+    let objects = history.unlisted();
     if objects.is_empty() {
         return Ok(Vec::new());
     }
     let mut removed: HashSet<RestorePointId> = HashSet::new();
-    for sequence in &survey.entries {
+    for sequence in &history.entries {
         if let Some(head) = repo.chain_entry(workload, *sequence)?
             && let ChainEvent::Removed(ids) = head.entry.event
         {
@@ -348,7 +352,7 @@ pub(super) fn unlisted(
         let Some((found, _)) = repo.read_point(&object)? else {
             continue;
         };
-        let session = (survey.sessions.iter()).find(|session| session.object == found.session);
+        let session = (history.sessions.iter()).find(|session| session.object == found.session);
         match session.map(|session| session.state) {
             Some(SessionState::Running) => {}
             Some(SessionState::Dead | SessionState::Expired) => may_go.push(object),

@@ -9,7 +9,7 @@ use dr_model::{Progress, WorkloadName};
 use super::homes::Homes;
 use super::need::{NeedError, NeedSet};
 use super::sessions::{SessionInfo, SessionState, sessions};
-use super::survey::Survey;
+use super::survey::{History, Survey};
 use super::{PruneOptions, PruneReport, WorkloadPrune, decide, sweep};
 use crate::format::header::Kind;
 use crate::format::pack::{self, PackId};
@@ -251,7 +251,7 @@ impl Work<'_> {
             Some(known) => known.over(index)?,
             None => NeedSet::new(index),
         };
-        need.add(self.repository, self.workload, &survey.listed)?;
+        need.add(self.repository, self.workload, &survey.history.listed)?;
         let homes = Homes::find(&need, &|pack| survey.standing(pack))?;
         Ok((survey, need, homes))
     }
@@ -296,7 +296,7 @@ impl Work<'_> {
 
     /// Old entries of the list of restore points, oldest first, and restore points in no list.
     fn tidy(&self, report: &mut PruneReport) -> Result<(), StoreError> {
-        let survey = Survey::new(
+        let history = History::new(
             self.repo(),
             self.workload,
             self.options,
@@ -304,11 +304,11 @@ impl Work<'_> {
         )?;
         self.go_on()?;
         let prefix = chain_prefix(self.workload);
-        for sequence in decide::old_entries(&survey) {
+        for sequence in decide::old_entries(&history) {
             let object = crate::format::chain::object_name(&prefix, sequence);
             self.delete(&object, report)?;
         }
-        let unlisted = decide::unlisted(self.repo(), self.workload, &survey)?;
+        let unlisted = decide::unlisted(self.repo(), self.workload, &history)?;
         if unlisted.is_empty() {
             return Ok(());
         }

@@ -39,18 +39,12 @@ pub(super) struct CondemnedList {
     pub(super) confirmed: Option<(String, DateTime<Utc>)>,
 }
 
-/// All of it.
+/// The restore points, and who may be about to list more.
 #[derive(Debug)]
-pub(super) struct Survey {
-    /// The objects of its restore points, listed or not; looked for before the sessions.
-    pub(super) point_objects: Vec<String>,
-    pub(super) packs: HashMap<PackId, StoredPack>,
-    /// Packs that were stored while this looked.
-    later: HashSet<PackId>,
-    pub(super) index: Arc<Index>,
+pub(super) struct History {
+    /// The objects of the restore points, listed or not; looked for before the sessions.
+    point_objects: Vec<String>,
     pub(super) sessions: Vec<SessionInfo>,
-    pub(super) condemned: Vec<CondemnedList>,
-    condemned_packs: HashSet<PackId>,
     /// The number of the newest entry of the list of restore points.
     pub(super) sequence: u64,
     pub(super) listed: Vec<ChainedPoint>,
@@ -58,7 +52,20 @@ pub(super) struct Survey {
     pub(super) entries: Vec<u64>,
 }
 
-impl Survey {
+/// All of it.
+#[derive(Debug)]
+pub(super) struct Survey {
+    pub(super) packs: HashMap<PackId, StoredPack>,
+    /// Packs that were stored while this looked.
+    later: HashSet<PackId>,
+    pub(super) index: Arc<Index>,
+    pub(super) condemned: Vec<CondemnedList>,
+    condemned_packs: HashSet<PackId>,
+    /// Looked at last.
+    pub(super) history: History,
+}
+
+impl History {
     pub(super) fn new(
         repo: &Inner,
         workload: &WorkloadName,
@@ -66,9 +73,6 @@ impl Survey {
         own: Option<&str>,
     ) -> Result<Self, StoreError> {
         let point_objects = decide::point_objects(repo, workload)?;
-        let packs = stored_packs(repo, workload)?;
-        let index = repo.index_for_reading(workload, true)?;
-        let condemned = condemned(repo, workload)?;
         let sessions = sessions(repo, workload, options.session_age_max, own)?;
         let head = repo.chain_head(workload)?;
         let prefix = chain_prefix(workload);
@@ -78,26 +82,9 @@ impl Survey {
             .filter_map(|entry| chain::sequence_of(&prefix, &entry.name))
             .collect();
         entries.sort_unstable();
-        // The index may name packs that were stored after the packs were listed.
-        let later = match index
-            .packs()
-            .iter()
-            .all(|file| packs.contains_key(&file.id))
-        {
-            true => HashSet::new(),
-            false => stored_packs(repo, workload)?.into_keys().collect(),
-        };
         Ok(Self {
             point_objects,
-            packs,
-            later,
-            index,
             sessions,
-            condemned_packs: condemned
-                .iter()
-                .flat_map(|list| list.packs.clone())
-                .collect(),
-            condemned,
             sequence: head.as_ref().map_or(0, |head| head.entry.sequence),
             listed: head.map(|head| head.entry.points).unwrap_or_default(),
             entries,
@@ -114,6 +101,40 @@ impl Survey {
             .filter(|object| !listed.contains(*object))
             .cloned()
             .collect()
+    }
+}
+
+impl Survey {
+    pub(super) fn new(
+        repo: &Inner,
+        workload: &WorkloadName,
+        options: &PruneOptions,
+        own: Option<&str>,
+    ) -> Result<Self, StoreError> {
+        let packs = stored_packs(repo, workload)?;
+        let index = repo.index_for_reading(workload, true)?;
+        let condemned = condemned(repo, workload)?;
+        let history = History::new(repo, workload, options, own)?;
+        // The index may name packs that were stored after the packs were listed.
+        let later = match index
+            .packs()
+            .iter()
+            .all(|file| packs.contains_key(&file.id))
+        {
+            true => HashSet::new(),
+            false => stored_packs(repo, workload)?.into_keys().collect(),
+        };
+        Ok(Self {
+            packs,
+            later,
+            index,
+            condemned_packs: condemned
+                .iter()
+                .flat_map(|list| list.packs.clone())
+                .collect(),
+            condemned,
+            history,
+        })
     }
 
     pub(super) fn is_condemned(&self, id: &PackId) -> bool {

@@ -15,17 +15,19 @@ use dr_model::WorkloadName;
 
 use super::Inner;
 use super::keys::KeyId;
-use crate::StoreError;
 use crate::format::header::Kind;
 use crate::format::index::{self, IndexedPack};
 use crate::format::pack::{self, PackId};
 use crate::format::{ChunkName, FormatError, sealed};
+use crate::{ObjectEntry, StoreError};
 use table::{ChunkTable, ShortName, TableBuilder};
 
 /// How often a listing of indexes is read again because one vanished meanwhile.
 const RELOADS_MAX: u32 = 10;
 /// Index objects fetched at once: enough to hide a store's latency.
 const FETCHES_MAX: usize = 8;
+/// And at most so many bytes of them: opened and decoded they take three times that.
+const FETCHED_BYTES_MAX: u64 = 16 << 20;
 
 /// Every known chunk of a workload, whichever data key it is under: names of different keys never
 /// agree, because they are keyed hashes.
@@ -156,6 +158,20 @@ pub(crate) struct ReadIndex {
     pub(crate) packs: Vec<IndexedPack>,
 }
 
+/// What is fetched together: few objects, or few bytes, and one at least.
+fn groups(mut listed: &[ObjectEntry]) -> impl Iterator<Item = &[ObjectEntry]> {
+    std::iter::from_fn(move || {
+        let mut bytes = 0;
+        let fitting = listed.iter().take(FETCHES_MAX).take_while(|entry| {
+            bytes += entry.size;
+            bytes <= FETCHED_BYTES_MAX
+        });
+        let (group, rest) = listed.split_at(fitting.count().max(1).min(listed.len()));
+        listed = rest;
+        (!group.is_empty()).then_some(group)
+    })
+}
+
 impl Inner {
     /// Reads one index object of a workload; `None` if it is not there. An index under a key that was
     /// shredded reads as one without packs.
@@ -211,7 +227,7 @@ impl Inner {
         builder
             .table
             .reserve(usize::try_from(bytes / 40).unwrap_or(0));
-        for group in listed.chunks(FETCHES_MAX) {
+        for group in groups(&listed) {
             let read =
                 crate::repo::fetch::each(group, |entry| self.read_index(workload, &entry.name));
             for (entry, read) in group.iter().zip(read) {
@@ -244,5 +260,30 @@ impl Inner {
         let index = Arc::new(self.load_index(workload)?);
         known.insert(workload.clone(), Arc::clone(&index));
         Ok(index)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn few_objects_or_few_bytes_are_fetched_together_and_none_is_left_out() {
+        let sizes = |sizes: &[u64]| -> Vec<usize> {
+            let entry = |size: &u64| ObjectEntry {
+                name: String::new(),
+                size: *size,
+                modified: chrono::DateTime::UNIX_EPOCH,
+            };
+            let listed: Vec<ObjectEntry> = sizes.iter().map(entry).collect();
+            groups(&listed).map(<[ObjectEntry]>::len).collect()
+        };
+        let max = FETCHED_BYTES_MAX;
+        assert_eq!(sizes(&[]), [0; 0]);
+        assert_eq!(sizes(&[1; 20]), [8, 8, 4]);
+        assert_eq!(
+            sizes(&[max + 1, 1, max, max / 2, max / 2, max]),
+            [1, 1, 1, 2, 1]
+        );
     }
 }

@@ -30,6 +30,9 @@ pub(super) const PACK_BYTES: usize = 16 * 1024 * 1024;
 const OPEN_BYTES_MAX: usize = 48 * 1024 * 1024;
 /// So many packs (256 MiB) are stored between two indexes: what an interruption may waste.
 const INDEX_PACKS: usize = 16;
+/// And at most so many chunks: an index is held in memory about six times while it is stored and read
+/// back, 30 MB.
+const INDEX_CHUNKS: usize = 128 * 1024;
 
 /// A pack on its way to the place.
 #[derive(Debug)]
@@ -288,7 +291,9 @@ impl Packs {
                     chunks,
                 },
             ));
-            stored.not_indexed.len() >= INDEX_PACKS
+            let packs = stored.not_indexed.iter();
+            let chunks: usize = packs.map(|(_, pack)| pack.chunks.len()).sum();
+            stored.not_indexed.len() >= INDEX_PACKS || chunks >= INDEX_CHUNKS
         };
         if due {
             self.store_indexes()?;
