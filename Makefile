@@ -5,7 +5,7 @@ DEMO_DIR ?= /var/tmp/dr-demo
 
 FUZZ_SECONDS ?= 60
 
-.PHONY: demo test test-s3 servers demo-servers fmt lint unit release-is-clean clean-demo fuzz bench bench-quick bench-memory
+.PHONY: demo test test-s3 test-matrix servers demo-servers fmt lint unit release-is-clean clean-demo fuzz bench bench-quick bench-memory
 
 demo: demo-servers
 	$(CARGO) build --release --locked -p dr
@@ -28,6 +28,10 @@ test-s3:
 		scripts/with-ceph.sh $(CARGO) test -p dr-store --locked --no-fail-fast \
 			--test backend_contract --test object_lock --test s3_faults --test faulty; \
 	fi
+
+# What reads PostgreSQL's own bytes, on every version that is supported: 14 to 18. Some minutes.
+test-matrix: servers
+	@sh scripts/test-matrix.sh
 
 # PostgreSQL and NATS from Debian, for the tests also two packages of Python; asks before nothing, says
 # what it installs and why.

@@ -115,3 +115,122 @@ fn a_copy_of_the_cluster_may_not_archive() {
     assert_eq!(output.code, Some(1), "{output}");
     output.says(&["is a copy of workload `erp`"]);
 }
+
+#[test]
+fn a_check_tells_the_commits_and_names_a_gap_with_what_it_costs() {
+    let world = World::protected(&Options {
+        settings: "track_commit_timestamp = on",
+        ..Options::new("gap", &ERP)
+    });
+    world.cluster.psql("create table note (id int)");
+    let mut names = Vec::new();
+    for number in 0..4 {
+        for _ in 0..5 {
+            world
+                .cluster
+                .psql(&format!("insert into note values ({number})"));
+        }
+        names.push(archived(&world));
+    }
+    let check = |arguments: &[&str]| {
+        let words = [&["wal", "check"], arguments].concat();
+        world.dr(&words)
+    };
+    check(&[])
+        .ok()
+        .says(&["erp: 1 restore point, recoverable from", "no gap"]);
+    let told = world.ask(&["wal", "check", "erp", "--records"]);
+    let stretch = told.at("/0/stretches/0");
+    assert_eq!(told.list("/0/stretches").len(), 1);
+    assert_eq!(stretch.text("/last"), names[3]);
+    let commits = stretch.number("/records/commits");
+    assert!(commits > 20, "{commits} commits");
+    let last = stretch.text("/records/last_commit");
+    let newest = "select to_char(max(pg_xact_commit_timestamp(xmin)) at time zone 'utc', \
+        'YYYY-MM-DD\"T\"HH24:MI:SS.US') from note where id = 3";
+    let newest = world.cluster.value(newest);
+    let digits = |time: &str| time.trim_end_matches(['Z', '0']).to_owned();
+    assert_eq!(digits(&last), digits(&newest));
+
+    // One changed byte in what is stored, then the file gone.
+    let stored = world.path(&format!("repository/wal/erp/00000001/{}", names[1]));
+    let good = fs::read(&stored).unwrap();
+    let mut bad = good.clone();
+    let middle = bad.len() / 2;
+    bad[middle] ^= 1;
+    fs::write(&stored, &bad).unwrap();
+    let output = check(&["--records"]);
+    assert_eq!(output.code, Some(1), "{output}");
+    output.says(&["1 PROBLEM", &names[1]]);
+    fs::remove_file(&stored).unwrap();
+    let output = check(&["erp"]);
+    assert_eq!(output.code, Some(1), "{output}");
+    output.says(&[
+        "1 SEGMENT MISSING",
+        &format!("{} is missing", names[1]),
+        "can be recovered to the end: take a backup now",
+    ]);
+    world.dr(&["backup", "run", "erp"]).ok();
+    let newest = world.points("erp").pop().unwrap();
+    let output = check(&["erp"]);
+    assert_eq!(output.code, Some(1), "{output}");
+    output.says(&[&format!("until restore point {newest}")]);
+    fs::write(&stored, &good).unwrap();
+    check(&["erp", "--records"]).ok();
+
+    let output = check(&["config"]);
+    assert_eq!(output.code, Some(1), "{output}");
+    output.says(&["`config` is no postgres workload"]);
+    let output = check(&["epr"]);
+    assert_eq!(output.code, Some(2), "{output}");
+    output.says(&["erp"]);
+}
+
+#[test]
+fn everything_that_is_ready_goes_in_one_push_and_the_server_finds_it_stored() {
+    let world = World::protected(&Options {
+        settings: "",
+        ..Options::new("ready", &ERP)
+    });
+    // An outage: archiving fails, and segments gather.
+    archived(&world);
+    world.cluster.set("archive_command", "false");
+    world.cluster.psql("create table note (id int)");
+    let mut names = Vec::new();
+    for _ in 0..6 {
+        world.cluster.psql("insert into note values (1)");
+        names.push(
+            world
+                .cluster
+                .value("select pg_walfile_name(pg_switch_wal())"),
+        );
+    }
+    let ready = |name: &str| world.path(&format!("data/pg_wal/archive_status/{name}.ready"));
+    assert!(names.iter().all(|name| ready(name).exists()));
+    let output = world.dr(&["wal", "push", "--ready"]).ok();
+    output.says(&["6 WAL files stored, 0 were there already"]);
+    assert!(
+        names.iter().all(|name| ready(name).exists()),
+        "the server's to change"
+    );
+    let again = world
+        .dr(&["wal", "push", "--ready", "--workload", "erp"])
+        .ok();
+    again.says(&["0 WAL files stored, 6 were there already"]);
+    world.archive("");
+    let last = archived(&world);
+    names.push(last);
+    assert!(names.iter().all(|name| !ready(name).exists()));
+    world
+        .dr(&["wal", "check", "--records"])
+        .ok()
+        .says(&["no gap"]);
+
+    // Wrong words.
+    for wrong in [&["wal", "push"][..], &["wal", "push", "x", "--ready"]] {
+        assert_eq!(world.dr(wrong).code, Some(2), "{wrong:?}");
+    }
+    let output = world.dr(&["wal", "push", "--ready", "--workload", "config"]);
+    assert_eq!(output.code, Some(1), "{output}");
+    output.says(&["`config` is no postgres workload"]);
+}

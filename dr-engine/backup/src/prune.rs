@@ -73,24 +73,16 @@ pub fn plan_prune(
         .map_err(store_error("list the restore points", &repository))?;
     let mut retention = Vec::new();
     for (workload, points) in by_workload(points) {
-        let facts = facts(&repository, &workload, points)?;
-        let wal = wal_facts(&repository, &workload, &facts)?;
-        let given_up = RetentionPolicy::nothing();
-        let known_tiers = &policies.tiers;
-        let policy = policies.workloads.get(&workload);
-        let on: Vec<_> = (holds.iter())
-            .filter(|stored| stored.hold.workload == workload)
-            .map(StoredHold::on)
-            .collect();
-        retention.push(plan_retention(&RetentionInput {
-            workload: &workload,
-            points: &facts,
-            policy: policy.or(choice.unconfigured.then_some(&given_up)),
-            known_tiers: (!choice.unconfigured).then_some(known_tiers),
-            holds: &on,
-            wal: wal.as_ref(),
+        let decided = decide(
+            &repository,
+            &workload,
+            points,
+            &policies,
+            &holds,
+            choice,
             now,
-        }));
+        );
+        retention.push(decided?);
     }
     let request = request(decided_at, &retention);
     let plan = repository
@@ -101,6 +93,52 @@ pub fn plan_prune(
         retention,
         plan,
     })
+}
+
+/// Decides over the points of one workload.
+fn decide(
+    repository: &Repository,
+    workload: &WorkloadName,
+    points: Vec<RestorePoint>,
+    policies: &Policies,
+    holds: &[StoredHold],
+    choice: PruneChoice,
+    now: DateTime<Utc>,
+) -> Result<RetentionPlan, BackupError> {
+    let facts = facts(repository, workload, points)?;
+    let wal = wal_facts(repository, workload, &facts)?;
+    let given_up = RetentionPolicy::nothing();
+    let policy = policies.workloads.get(workload);
+    let on: Vec<_> = (holds.iter())
+        .filter(|stored| stored.hold.workload == *workload)
+        .map(StoredHold::on)
+        .collect();
+    Ok(plan_retention(&RetentionInput {
+        workload,
+        points: &facts,
+        policy: policy.or(choice.unconfigured.then_some(&given_up)),
+        known_tiers: (!choice.unconfigured).then_some(&policies.tiers),
+        holds: &on,
+        wal: wal.as_ref(),
+        now,
+    }))
+}
+
+/// What retention keeps of one workload's points and WAL. Blocks.
+///
+/// # Errors
+/// As [`plan_prune`].
+pub(crate) fn retention_of(
+    installation: &Installation,
+    repository: &Repository,
+    workload: &WorkloadName,
+    points: Vec<RestorePoint>,
+) -> Result<RetentionPlan, BackupError> {
+    let policies = policies(installation)?;
+    let holds = all_holds(installation, repository)?;
+    let now = installation.clock.now();
+    let choice = PruneChoice::default();
+    decide(repository, workload, points, &policies, &holds, choice, now)
 }
 
 /// Decides and removes; returns what was decided and what was done. Blocks. The catalog's rows of the

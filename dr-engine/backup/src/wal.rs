@@ -9,6 +9,7 @@
 //! does not hold the file; PostgreSQL then believes that the archive ends here and opens the server. So
 //! everything that is not proven is an error, and every call ends within a named time.
 
+mod check;
 mod fetch;
 mod identity;
 mod push;
@@ -19,9 +20,10 @@ use std::time::Duration;
 
 use crate::BackupError;
 
+pub use check::{RecordsFound, WalCheck, WalGap, WalStretch, check};
 pub use dr_store::WalPut;
 pub use fetch::{Fetched, fetch};
-pub use push::push;
+pub use push::{PushedReady, push, push_ready};
 pub(crate) use rescue::names_in;
 pub use rescue::{Rescued, rescue};
 

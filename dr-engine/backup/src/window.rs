@@ -175,6 +175,17 @@ impl WalIndex {
                 .all(|number| self.stored_segment(base.timeline, number).is_some())
     }
 
+    /// The timelines of which segments are stored.
+    pub(crate) fn timelines(&self) -> impl Iterator<Item = Timeline> + '_ {
+        self.segments.keys().copied()
+    }
+
+    /// The numbers of the segments that are stored of a timeline.
+    pub(crate) fn numbers(&self, timeline: Timeline) -> &BTreeSet<u64> {
+        static NONE: BTreeSet<u64> = BTreeSet::new();
+        self.segments.get(&timeline).unwrap_or(&NONE)
+    }
+
     fn has(&self, timeline: Timeline, number: u64) -> bool {
         self.segments
             .get(&timeline)

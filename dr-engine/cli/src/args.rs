@@ -39,7 +39,7 @@ pub(crate) enum Command {
     /// Takes, lists and proves backups.
     #[command(subcommand)]
     Backup(BackupCommand),
-    /// Archives and delivers WAL; for archive_command and restore_command.
+    /// Archives and delivers WAL, for archive_command and restore_command; checks what is stored of it.
     #[command(subcommand)]
     Wal(WalCommand),
     /// Restores a workload to a moment.
@@ -149,7 +149,15 @@ pub(crate) enum WalCommand {
     /// Stores a WAL file; exit 0 only when it is durable in the repository, else 1.
     Push {
         /// The file: PostgreSQL's %p.
-        path: PathBuf,
+        #[arg(required_unless_present = "ready", conflicts_with = "ready")]
+        path: Option<PathBuf>,
+        /// Stores everything that the server waits to have archived, several files at a time; for
+        /// after an outage of the repository. The server then finds each one stored.
+        #[arg(long)]
+        ready: bool,
+        /// With --ready: the workload; may be left out when there is one PostgreSQL workload.
+        #[arg(long, requires = "ready")]
+        workload: Option<String>,
     },
     /// Delivers a WAL file; exit 0 delivered, 1 the repository does not hold it, 200 anything else.
     Fetch {
@@ -160,6 +168,14 @@ pub(crate) enum WalCommand {
         /// The workload; may be left out when the configuration has one PostgreSQL workload.
         #[arg(long)]
         workload: Option<String>,
+    },
+    /// Shows what the stored WAL is good for: its timelines, and what is out of reach for gaps.
+    Check {
+        /// The workload; every PostgreSQL workload when left out.
+        workload: Option<String>,
+        /// Reads and verifies every record, and tells which commits there are.
+        #[arg(long)]
+        records: bool,
     },
 }
 

@@ -19,7 +19,7 @@ pub(crate) mod wal;
 
 use std::process::ExitCode;
 
-use crate::args::{Arguments, Command};
+use crate::args::{Arguments, Command, WalCommand};
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::output;
@@ -49,7 +49,11 @@ async fn dispatch(context: &Context, command: Command) -> Result<u8, Failure> {
         Command::Config(command) => config::run(context, command).await,
         Command::Version => version(context),
         Command::Completions { shell } => completions(shell),
-        Command::Wal(_) => Ok(output::failed()),
+        Command::Wal(WalCommand::Check { workload, records }) => {
+            wal::check(context, workload, records).await
+        }
+        // Answered before, without a runtime.
+        Command::Wal(WalCommand::Push { .. } | WalCommand::Fetch { .. }) => Ok(output::failed()),
     }
 }
 

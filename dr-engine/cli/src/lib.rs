@@ -21,6 +21,8 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
+use args::WalCommand;
+
 /// Runs the command line of this process.
 #[must_use]
 pub fn main() -> ExitCode {
@@ -34,10 +36,12 @@ pub fn main() -> ExitCode {
         }
     };
     // WAL first: it must start fast and needs no runtime of its own.
-    if let args::Command::Wal(command) = &arguments.command {
+    if let args::Command::Wal(command @ (WalCommand::Push { .. } | WalCommand::Fetch { .. })) =
+        &arguments.command
+    {
         let run = || {
             output::install_logging(&arguments.command);
-            commands::wal::run(command, arguments.config.as_deref())
+            commands::wal::run(command, arguments.config.as_deref(), arguments.json)
         };
         // The code of a panic, 101, would mean "not in the archive".
         return std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)).unwrap_or_else(|_| {

@@ -12,7 +12,6 @@ pub mod control;
 pub mod details;
 pub mod put_back;
 pub mod tools;
-pub mod wal_page;
 
 pub use base_backup::{
     BaseBackup, BaseBackupResult, CaptureSummary, CorruptPage, PageChecks, WalHold,

@@ -19,9 +19,9 @@ use dr_model::Silent;
 use dr_sources::instance::{PostgresInstance, StopMode};
 use dr_sources::postgres::{
     BaseBackup, ConnectOptions, PageChecks, check_data_directory, connect, control, identify,
-    wal_page,
 };
 use dr_sources::{ContentKind, SourceError};
+use dr_wal::page::SegmentHeader;
 use tokio_util::sync::CancellationToken;
 
 const ROWS: &str = "create table item (id int primary key, what text);
@@ -452,13 +452,13 @@ async fn the_control_file_and_a_segments_header_say_what_the_server_says() {
 
     let name = text(&server, "select pg_walfile_name(pg_current_wal_lsn())").await;
     let segment = fs::read(data.join("pg_wal").join(name)).unwrap();
-    let header = wal_page::parse(&segment).unwrap();
+    let header = SegmentHeader::parse(&segment).unwrap();
     assert_eq!(header.system_id, identity.system_id);
     assert_eq!(header.segment_bytes, identity.wal_segment_bytes);
     assert_eq!(header.timeline, identity.timeline);
-    assert_eq!(wal_page::major_version(header.magic), Some(15));
+    assert_eq!(dr_wal::page::major_version(header.magic), Some(15));
     assert!(
-        wal_page::parse(&segment[8192..]).is_none(),
+        SegmentHeader::parse(&segment[8192..]).is_none(),
         "not the first page"
     );
 

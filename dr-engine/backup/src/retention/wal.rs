@@ -43,6 +43,12 @@ pub struct WalPlan {
     /// From where on each timeline is kept without an end.
     #[serde(serialize_with = "as_text")]
     pub continuous_from: Vec<WalFileName>,
+    /// The base backups that everything behind is kept of.
+    #[serde(skip)]
+    pub(crate) onward: Vec<PostgresPosition>,
+    /// Segments that a hold keeps beside that: timeline, first, last.
+    #[serde(skip)]
+    pub(crate) held: Vec<(Timeline, u64, u64)>,
 }
 
 fn as_text<S: serde::Serializer>(names: &[WalFileName], serializer: S) -> Result<S::Ok, S::Error> {
@@ -94,6 +100,7 @@ pub(super) fn plan(
         };
     }
     let keep = keep(wal, judged, reached, spans);
+    let (onward, held) = continuous(wal, judged, reached, spans);
     let (mut remove, mut kept) = (Vec::new(), 0);
     for name in &wal.names {
         if is_kept(name, &keep, wal.index.segment_bytes) {
@@ -115,7 +122,37 @@ pub(super) fn plan(
         remove,
         kept,
         continuous_from: keep.iter().filter_map(from).collect(),
+        onward,
+        held,
     }
+}
+
+/// What is kept without a gap: the bases that everything behind is kept of, and the stretches of holds.
+fn continuous(
+    wal: &WalFacts,
+    judged: &[Judged<'_>],
+    reached: &Reached<'_>,
+    spans: &[(usize, Option<DateTime<Utc>>)],
+) -> (Vec<PostgresPosition>, Vec<(Timeline, u64, u64)>) {
+    let from = reached.from.iter();
+    let mut onward: Vec<PostgresPosition> = from
+        .filter_map(|facts| facts.point.postgres().cloned())
+        .collect();
+    let mut held = Vec::new();
+    for (place, to) in spans {
+        let facts = judged.get(*place).map(|one| one.facts);
+        let Some(base) = facts.and_then(|facts| facts.point.postgres()) else {
+            continue;
+        };
+        match end_of_span(judged, base, *to) {
+            Some(last) => {
+                let first = *wal.index.own_segments(base).start();
+                held.push((base.timeline, first, last));
+            }
+            None => onward.push(base.clone()),
+        }
+    }
+    (onward, held)
 }
 
 fn is_kept(name: &WalFileName, keep: &BTreeMap<Timeline, Keep>, segment_bytes: u64) -> bool {

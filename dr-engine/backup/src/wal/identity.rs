@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use dr_config::PostgresSource;
 use dr_installation::Installation;
 use dr_model::{SystemId, WalFileName, WorkloadName};
-use dr_sources::postgres::{control, wal_page};
+use dr_sources::postgres::control;
+use dr_wal::page::SegmentHeader;
 
 use crate::BackupError;
 use crate::binding::binding_of;
@@ -35,7 +36,7 @@ pub(crate) fn check_segment(name: &WalFileName, body: &[u8]) -> Result<SystemId,
         file: name.to_string(),
         what,
     };
-    let page = wal_page::parse(body)
+    let page = SegmentHeader::parse(body)
         .ok_or_else(|| bad("its first page is not that of a WAL segment".to_owned()))?;
     if page.segment_bytes != body.len() as u64 {
         return Err(bad(format!(
@@ -46,7 +47,7 @@ pub(crate) fn check_segment(name: &WalFileName, body: &[u8]) -> Result<SystemId,
     }
     let start = name
         .number(page.segment_bytes)
-        .map(|number| number * page.segment_bytes);
+        .and_then(|number| number.checked_mul(page.segment_bytes));
     if start != Some(page.start.0) {
         return Err(bad(format!("its first page is that of {}", page.start)));
     }
@@ -83,12 +84,36 @@ pub(super) fn system_id_of(
 
 /// From the engine file alone: pushing and fetching read no tiers, without which
 /// [`dr_config::Config::workloads`] has nothing to show.
-/// Read from the engine file: pushing and fetching WAL opens no tiers.
 fn postgres_workloads(
     installation: &Installation,
 ) -> impl Iterator<Item = (&WorkloadName, &PostgresSource)> {
     let workloads = installation.config.engine.workloads.iter();
     workloads.filter_map(|(name, config)| Some((name, config.postgres.as_ref()?)))
+}
+
+/// The workload that is named, or the only one there is.
+pub(super) fn one_workload<'a>(
+    installation: &'a Installation,
+    named: Option<&WorkloadName>,
+) -> Result<(&'a WorkloadName, &'a PostgresSource), BackupError> {
+    let mut found = postgres_workloads(installation);
+    if let Some(named) = named {
+        let chosen = found.find(|(name, _)| *name == named);
+        return chosen.ok_or_else(|| BackupError::WrongKind {
+            workload: named.clone(),
+            needed: "postgres",
+        });
+    }
+    match (found.next(), found.next()) {
+        (Some(only), None) => Ok(only),
+        (first, _) => Err(BackupError::WhichWorkload {
+            file: "what is ready".to_owned(),
+            why: match first {
+                Some(_) => "there are several; name one with --workload".to_owned(),
+                None => "there is no postgres workload".to_owned(),
+            },
+        }),
+    }
 }
 
 fn same_folder(one: &Path, other: &Path) -> bool {

@@ -1,25 +1,32 @@
-//! `dr wal push` and `dr wal fetch`, called by PostgreSQL for every segment.
+//! `dr wal push` and `dr wal fetch`, called by PostgreSQL for every segment, and `dr wal check`.
 //!
-//! Their exit codes are PostgreSQL's business (25.3.1 and 25.3.3 of its documentation), not the
+//! The exit codes of push and fetch are PostgreSQL's business (25.3.1 and 25.3.3 of its documentation), not the
 //! program's general ones. Push: 0 only when the file is durable, else 1, because a code above 125 would
 //! end the archiver. Fetch: 0 delivered; 1 only when the repository answered and does not hold the file,
 //! because any code of 1 to 125 makes PostgreSQL end recovery and open; 200 for everything else.
 
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 
-use dr_backup::wal::Fetched;
+use dr_backup::wal::{Fetched, WalCheck, WalGap, WalStretch};
+use dr_model::{Progress, WorkloadName};
 
 use crate::args::WalCommand;
-use crate::failure::Failure;
-use crate::output;
+use crate::context::Context;
+use crate::failure::{FAILED, Failure};
+use crate::{output, progress};
 
 const FETCH_ABSENT: u8 = 1;
 pub(crate) const FETCH_FAILED: u8 = 200;
 
-pub(crate) fn run(command: &WalCommand, config: Option<&Path>) -> ExitCode {
+pub(crate) fn run(command: &WalCommand, config: Option<&Path>, json: bool) -> ExitCode {
     match command {
-        WalCommand::Push { path } => match push(config, path) {
+        WalCommand::Push {
+            path,
+            ready: _,
+            workload,
+        } => match push(config, path.as_deref(), workload.as_deref(), json) {
             Ok(()) => ExitCode::SUCCESS,
             Err(failure) => {
                 output::failure(&failure);
@@ -38,12 +45,37 @@ pub(crate) fn run(command: &WalCommand, config: Option<&Path>) -> ExitCode {
                 ExitCode::from(FETCH_FAILED)
             }
         },
+        // Needs a runtime: see `check`.
+        WalCommand::Check { .. } => ExitCode::FAILURE,
     }
 }
 
-fn push(config: Option<&Path>, path: &Path) -> Result<(), Failure> {
+/// Pushes a file; without one, everything that is ready.
+fn push(
+    config: Option<&Path>,
+    path: Option<&Path>,
+    workload: Option<&str>,
+    json: bool,
+) -> Result<(), Failure> {
     let config = dr_config::Config::find(config)?;
-    dr_backup::wal::push(&config, path)?;
+    if let Some(path) = path {
+        dr_backup::wal::push(&config, path)?;
+        return Ok(());
+    }
+    let workload = workload.map(str::parse).transpose()?;
+    let progress = progress::display();
+    let done = dr_backup::wal::push_ready(&config, workload.as_ref(), progress.as_ref())?;
+    if json {
+        return output::json(&done);
+    }
+    let meanwhile = match done.not_waiting_any_more {
+        0 => String::new(),
+        more => format!(", {more} do not wait any more"),
+    };
+    output::data(&format!(
+        "{} WAL files stored, {} were there already{meanwhile}",
+        done.stored, done.already_there
+    ));
     Ok(())
 }
 
@@ -61,4 +93,145 @@ fn fetch(
         name,
         path,
     )?)
+}
+
+pub(crate) async fn check(
+    context: &Context,
+    workload: Option<String>,
+    records: bool,
+) -> Result<u8, Failure> {
+    let installation = context.installation()?;
+    let only = workload.map(|name| crate::context::workload(&installation, &name));
+    let only: Option<WorkloadName> = only.transpose()?;
+    let progress: Arc<dyn Progress> = progress::display();
+    let checking = dr_backup::wal::check(&installation, only, records, progress);
+    let checks = tokio::select! {
+        checks = checking => checks?,
+        // It changes nothing, and so can be left at any time.
+        () = context.cancel.cancelled() => {
+            return Err(Failure::plain(FAILED, "the check was stopped", None));
+        }
+    };
+    let is_clean = checks.iter().all(WalCheck::is_clean);
+    if context.json {
+        output::json(&checks)?;
+    } else {
+        for check in &checks {
+            describe(check);
+        }
+    }
+    Ok(if is_clean { 0 } else { FAILED })
+}
+
+fn describe(check: &WalCheck) {
+    output::data(&headline(check));
+    if !check.stretches.is_empty() {
+        let header = [
+            "timeline",
+            "segments",
+            "first",
+            "last",
+            "from",
+            "to",
+            "commits",
+            "last commit",
+        ];
+        let rows = check.stretches.iter().map(row).collect();
+        output::data(&output::table(&header, rows));
+    }
+    let read = |stretch: &WalStretch| stretch.records.clone();
+    for note in check
+        .stretches
+        .iter()
+        .filter_map(read)
+        .filter_map(|found| found.note)
+    {
+        output::data(&format!("  {note}"));
+    }
+    for gap in &check.gaps {
+        describe_gap(gap);
+    }
+    for problem in &check.problems {
+        output::data(&format!("! {problem}"));
+    }
+}
+
+fn headline(check: &WalCheck) -> String {
+    if check.restore_points == 0 {
+        return format!(
+            "{}: no restore point yet, so its WAL is good for nothing",
+            check.workload
+        );
+    }
+    let window = match &check.window {
+        Some(window) => format!(
+            "recoverable from {} to {}",
+            output::time(window.from),
+            output::time(window.to)
+        ),
+        None => "what can be recovered is not known".to_owned(),
+    };
+    let count = |number: u64, one: &str, more: &str| match number {
+        0 => None,
+        1 => Some(format!("1 {one}")),
+        number => Some(format!("{number} {more}")),
+    };
+    let missing = check.gaps.iter().map(|gap| gap.segments).sum();
+    let missing = count(missing, "SEGMENT MISSING", "SEGMENTS MISSING");
+    let problems = count(check.problems.len() as u64, "PROBLEM", "PROBLEMS");
+    let wrong: Vec<String> = missing.into_iter().chain(problems).collect();
+    let verdict = match wrong.is_empty() {
+        true => "no gap".to_owned(),
+        false => wrong.join(", "),
+    };
+    format!(
+        "{}: {}, {window}; {verdict}",
+        check.workload,
+        count(
+            check.restore_points as u64,
+            "restore point",
+            "restore points"
+        )
+        .unwrap_or_default()
+    )
+}
+
+fn row(stretch: &WalStretch) -> Vec<String> {
+    let read = stretch.records.as_ref();
+    let unread = || "not read".to_owned();
+    vec![
+        stretch.timeline.to_string(),
+        stretch.segments.to_string(),
+        stretch.first.to_string(),
+        stretch.last.to_string(),
+        stretch.from.to_string(),
+        read.and_then(|found| found.to)
+            .unwrap_or(stretch.to)
+            .to_string(),
+        read.map_or_else(unread, |found| found.commits.to_string()),
+        read.map_or_else(unread, |found| {
+            found
+                .last_commit
+                .map_or_else(|| "-".to_owned(), output::time)
+        }),
+    ]
+}
+
+fn describe_gap(gap: &WalGap) {
+    let which = match gap.segments {
+        1 => format!("{} is missing", gap.first),
+        more => format!("{more} segments are missing, {} to {}", gap.first, gap.last),
+    };
+    let until = match &gap.until {
+        Some(point) => format!("until restore point {point}"),
+        None if gap.is_abandoned => "on this branch, which was left before".to_owned(),
+        None => "to the end: take a backup now".to_owned(),
+    };
+    output::data(&format!(
+        "! timeline {}: {which}; nothing from {} on can be recovered {until}",
+        gap.timeline, gap.from
+    ));
+    for point in &gap.breaks {
+        output::data(&format!("!   {point} cannot be restored without it"));
+    }
 }

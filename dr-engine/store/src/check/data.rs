@@ -36,7 +36,8 @@ impl Checker<'_> {
                 Ok(read) => {
                     if let Some(read) = read {
                         let builder = builders.entry(workload).or_default();
-                        builder.add(name, read.key_id, &read.packs);
+                        let bytes = self.objects.get(&name).copied().unwrap_or(0);
+                        builder.add(name, bytes, read.key_id, &read.packs);
                     }
                 }
                 Err(problem) => {

@@ -308,7 +308,16 @@ impl Work<'_> {
             let object = crate::format::chain::object_name(&prefix, sequence);
             self.delete(&object, report)?;
         }
-        let unlisted = decide::unlisted(self.repo(), self.workload, &history)?;
+        let unlisted = match decide::unlisted(self.repo(), self.workload, &history) {
+            Ok(unlisted) => unlisted,
+            // One that its writer stored a moment ago, after its session was ended, and is about to take
+            // back; or the lists were put back meanwhile. All is done but this, and the next prune looks again.
+            Err(error @ StoreError::Damaged { .. }) => {
+                report.notes.push(error.to_string());
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
         if unlisted.is_empty() {
             return Ok(());
         }

@@ -10,7 +10,7 @@ use crate::backend::PutOutcome;
 use crate::format::header::Kind;
 use crate::format::index::{self, IndexedPack};
 use crate::format::pack::PackId;
-use crate::repo::index::{Index, index_prefix};
+use crate::repo::index::{Index, IndexObject, groups, index_prefix};
 use crate::repo::keys::KeyId;
 use crate::repo::{Inner, fetch};
 
@@ -18,14 +18,12 @@ use crate::repo::{Inner, fetch};
 const SMALL_PACKS: u32 = 256;
 /// So many small index objects of one data key are left alone.
 const SMALL_KEPT: usize = 8;
-/// A new index object has at most so many chunks: 10 MB.
-const CHUNKS_MAX: usize = 250_000;
+/// A new index object is stored when it has so many chunks: 5 MB.
+const CHUNKS_MAX: usize = 128 * 1024;
 /// And at most so many packs.
 const PACKS_MAX: usize = 4096;
 /// Chunks gathered for all data keys together: 160 MB.
 const GATHERED_MAX: usize = 4_000_000;
-/// Index objects that are read side by side, and held in memory.
-const READ_AT_ONCE: usize = 8;
 
 /// The needed bytes of each pack of which a part is needed, by the pack's number.
 pub(super) fn live_bytes(
@@ -43,14 +41,14 @@ pub(super) fn live_bytes(
         .filter(|(number, _)| partly.contains(number))
         .map(|(_, file)| file.object)
         .collect();
-    let names: Vec<&str> = (0u32..)
+    let objects: Vec<&IndexObject> = (0u32..)
         .zip(index.objects())
         .filter(|(place, _)| objects.contains(place))
-        .map(|(_, object)| object.name.as_str())
+        .map(|(_, object)| object)
         .collect();
     let mut live = HashMap::new();
-    for group in names.chunks(READ_AT_ONCE) {
-        for read in fetch::each(group, |name| repo.read_index(workload, name)) {
+    for group in groups(&objects, |object| object.bytes) {
+        for read in fetch::each(group, |object| repo.read_index(workload, &object.name)) {
             let packs = read?.map(|read| read.packs).unwrap_or_default();
             for pack in packs {
                 let number = index.number_of(&pack.id);
@@ -73,14 +71,17 @@ pub(super) fn live_bytes(
 pub(super) fn to_merge(index: &Index) -> HashSet<String> {
     let mut small: HashMap<KeyId, Vec<&str>> = HashMap::new();
     let mut chosen = HashSet::new();
-    let mut told: HashMap<u32, u32> = HashMap::new();
+    let mut told: HashMap<u32, (u32, usize)> = HashMap::new();
     for file in index.packs() {
-        *told.entry(file.object).or_default() += 1;
+        let (packs, chunks) = told.entry(file.object).or_default();
+        *packs += 1;
+        *chunks += usize::try_from(file.chunks).unwrap_or(usize::MAX);
     }
     for (place, object) in (0u32..).zip(index.objects()) {
-        if object.packs == 0 || told.get(&place) != Some(&object.packs) {
+        let (packs, chunks) = told.get(&place).copied().unwrap_or_default();
+        if object.packs == 0 || packs != object.packs {
             chosen.insert(object.name.clone());
-        } else if object.packs < SMALL_PACKS {
+        } else if packs < SMALL_PACKS && chunks < CHUNKS_MAX / 2 {
             small.entry(object.key_id).or_default().push(&object.name);
         }
     }
@@ -108,15 +109,19 @@ struct Gathered {
 pub(super) fn merge(
     repo: &Inner,
     workload: &WorkloadName,
+    index: &Index,
     objects: &HashSet<String>,
     leave_out: &HashSet<PackId>,
 ) -> Result<(), StoreError> {
     let mut gathered = Gathered::default();
     let mut seen: HashSet<PackId> = HashSet::new();
-    let mut names: Vec<&String> = objects.iter().collect();
-    names.sort();
-    for group in names.chunks(READ_AT_ONCE) {
-        for read in fetch::each(group, |name| repo.read_index(workload, name)) {
+    let known = index.objects().iter();
+    let mut old: Vec<&IndexObject> = known
+        .filter(|object| objects.contains(&object.name))
+        .collect();
+    old.sort_by(|left, right| left.name.cmp(&right.name));
+    for group in groups(&old, |object| object.bytes) {
+        for read in fetch::each(group, |object| repo.read_index(workload, &object.name)) {
             let Some(read) = read? else { continue };
             let packs = read.packs.into_iter();
             for pack in packs.filter(|pack| !leave_out.contains(&pack.id)) {

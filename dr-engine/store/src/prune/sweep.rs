@@ -104,7 +104,13 @@ fn replace_indexes(
         return Ok(());
     }
     work.go_on()?;
-    indexes::merge(work.repo(), work.workload, &objects, &leave_out)?;
+    indexes::merge(
+        work.repo(),
+        work.workload,
+        &survey.index,
+        &objects,
+        &leave_out,
+    )?;
     kill_point("prune.after-index");
     for object in &objects {
         if work.delete(object, report)? {

@@ -15,19 +15,20 @@ use dr_model::WorkloadName;
 
 use super::Inner;
 use super::keys::KeyId;
+use crate::StoreError;
 use crate::format::header::Kind;
 use crate::format::index::{self, IndexedPack};
 use crate::format::pack::{self, PackId};
 use crate::format::{ChunkName, FormatError, sealed};
-use crate::{ObjectEntry, StoreError};
 use table::{ChunkTable, ShortName, TableBuilder};
 
 /// How often a listing of indexes is read again because one vanished meanwhile.
 const RELOADS_MAX: u32 = 10;
 /// Index objects fetched at once: enough to hide a store's latency.
 const FETCHES_MAX: usize = 8;
-/// And at most so many bytes of them: opened and decoded they take three times that.
-const FETCHED_BYTES_MAX: u64 = 16 << 20;
+/// And at most so many bytes of them: opened and decoded they take three times that. An index is stored
+/// after some 5 MB at the latest, so that a few are always fetched side by side.
+const FETCHED_BYTES_MAX: u64 = 24 << 20;
 
 /// Every known chunk of a workload, whichever data key it is under: names of different keys never
 /// agree, because they are keyed hashes.
@@ -44,6 +45,8 @@ pub(crate) struct Index {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct IndexObject {
     pub(crate) name: String,
+    /// Its size as it is stored.
+    pub(crate) bytes: u64,
     pub(crate) key_id: KeyId,
     pub(crate) packs: u32,
 }
@@ -74,7 +77,7 @@ pub(crate) struct IndexBuilder {
 
 impl IndexBuilder {
     /// Adds what one index object says.
-    pub(crate) fn add(&mut self, name: String, key_id: KeyId, packs: &[IndexedPack]) {
+    pub(crate) fn add(&mut self, name: String, bytes: u64, key_id: KeyId, packs: &[IndexedPack]) {
         let object = u32::try_from(self.index.objects.len()).unwrap_or(u32::MAX);
         for pack in packs {
             // A pack that two indexes name (prune writes the new one before it deletes the old).
@@ -96,6 +99,7 @@ impl IndexBuilder {
         }
         self.index.objects.push(IndexObject {
             name,
+            bytes,
             key_id,
             packs: u32::try_from(packs.len()).unwrap_or(u32::MAX),
         });
@@ -158,16 +162,16 @@ pub(crate) struct ReadIndex {
     pub(crate) packs: Vec<IndexedPack>,
 }
 
-/// What is fetched together: few objects, or few bytes, and one at least.
-fn groups(mut listed: &[ObjectEntry]) -> impl Iterator<Item = &[ObjectEntry]> {
+/// What of index objects is fetched together: few, or few bytes, and one at least.
+pub(crate) fn groups<T>(mut objects: &[T], size: impl Fn(&T) -> u64) -> impl Iterator<Item = &[T]> {
     std::iter::from_fn(move || {
         let mut bytes = 0;
-        let fitting = listed.iter().take(FETCHES_MAX).take_while(|entry| {
-            bytes += entry.size;
+        let fitting = objects.iter().take(FETCHES_MAX).take_while(|object| {
+            bytes += size(object);
             bytes <= FETCHED_BYTES_MAX
         });
-        let (group, rest) = listed.split_at(fitting.count().max(1).min(listed.len()));
-        listed = rest;
+        let (group, rest) = objects.split_at(fitting.count().max(1).min(objects.len()));
+        objects = rest;
         (!group.is_empty()).then_some(group)
     })
 }
@@ -227,12 +231,14 @@ impl Inner {
         builder
             .table
             .reserve(usize::try_from(bytes / 40).unwrap_or(0));
-        for group in groups(&listed) {
+        for group in groups(&listed, |entry| entry.size) {
             let read =
                 crate::repo::fetch::each(group, |entry| self.read_index(workload, &entry.name));
             for (entry, read) in group.iter().zip(read) {
                 match read? {
-                    Some(read) => builder.add(entry.name.clone(), read.key_id, &read.packs),
+                    Some(read) => {
+                        builder.add(entry.name.clone(), entry.size, read.key_id, &read.packs);
+                    }
                     None => return Ok(Err(entry.name.clone())),
                 }
             }
@@ -270,13 +276,7 @@ mod tests {
     #[test]
     fn few_objects_or_few_bytes_are_fetched_together_and_none_is_left_out() {
         let sizes = |sizes: &[u64]| -> Vec<usize> {
-            let entry = |size: &u64| ObjectEntry {
-                name: String::new(),
-                size: *size,
-                modified: chrono::DateTime::UNIX_EPOCH,
-            };
-            let listed: Vec<ObjectEntry> = sizes.iter().map(entry).collect();
-            groups(&listed).map(<[ObjectEntry]>::len).collect()
+            groups(sizes, |size| *size).map(<[u64]>::len).collect()
         };
         let max = FETCHED_BYTES_MAX;
         assert_eq!(sizes(&[]), [0; 0]);

@@ -4,8 +4,8 @@
 //! `add_file`'s callers is slowed down when the place is; memory is bounded whatever the source's size
 //! (the listing grows with the number of files).
 //!
-//! Write order: session; what is condemned and what is stored; packs, with an index for every 256 MiB of
-//! them; the last index; a look whether everything the point needs is there and nothing of it condemned;
+//! Write order: session; what is condemned and what is stored; packs, with an index for every 256 MiB or
+//! 131,072 chunks of them; the last index; a look whether everything the point needs is there and nothing of it condemned;
 //! the restore point's object; the same look; the list of restore points. Only then is it listed. A crash
 //! leaves a session, packs and indexes that the next backup makes use of, or a restore point's object
 //! that is in no list.

@@ -6,7 +6,7 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Context;
 use aws_lc_rs::aead::Aad;
@@ -55,11 +55,13 @@ pub(super) fn backup(folder: &Path, store: &Store) -> anyhow::Result<()> {
     );
     let placed = Placed::default();
     let (send, receive) = sync_channel::<(u32, Vec<u8>)>(2);
-    let receive = Mutex::new(receive);
+    // With the last writer that fails the way to them ends, and the workers do too.
+    let receive = Arc::new(Mutex::new(receive));
     std::thread::scope(|scope| {
         let writers: Vec<_> = (0..store.writers())
             .map(|_| {
-                scope.spawn(|| -> anyhow::Result<()> {
+                let receive = Arc::clone(&receive);
+                scope.spawn(move || -> anyhow::Result<()> {
                     loop {
                         let Ok((number, pack)) = lock(&receive).recv() else {
                             return Ok(());
@@ -69,6 +71,7 @@ pub(super) fn backup(folder: &Path, store: &Store) -> anyhow::Result<()> {
                 })
             })
             .collect();
+        drop(receive);
         let workers: Vec<_> = (0..THREADS)
             .map(|_| {
                 let send = send.clone();

@@ -184,7 +184,8 @@ impl Bucket {
         format!("{}/{name}", self.prefix)
     }
 
-    /// With both sums, as the product sends them; the second is what is signed for.
+    /// With both sums, as the product sends them. The body is not signed, which is a little less than the
+    /// product does: a floor may be low.
     async fn put(&self, name: &str, body: Vec<u8>) -> anyhow::Result<()> {
         let md5 = base64::encode(Md5::digest(&body));
         let sha256 = base64::encode(digest(&SHA256, &body));

@@ -1,0 +1,83 @@
+-- Something of every kind that the log knows, so that a reader of it meets it.
+CREATE EXTENSION IF NOT EXISTS btree_gist;
+CREATE TABLE orders (id bigserial PRIMARY KEY, tenant int NOT NULL, note text, at timestamptz DEFAULT now());
+CREATE TABLE stock (id int PRIMARY KEY, amount int CHECK (amount >= 0));
+CREATE TABLE words (id int, words tsvector, place point, during int4range, name text);
+CREATE UNLOGGED TABLE forgotten (id int);
+INSERT INTO orders (tenant, note) SELECT i % 50, repeat('x', i % 700) FROM generate_series(1, 20000) i;
+INSERT INTO stock SELECT i, i FROM generate_series(1, 5000) i;
+INSERT INTO forgotten SELECT generate_series(1, 1000);
+INSERT INTO words SELECT i, to_tsvector('simple', 'a' || i || ' b' || i % 7), point(i, i % 100), int4range(i, i + 5), 'n' || i
+    FROM generate_series(1, 5000) i;
+CREATE INDEX ON orders (tenant, at);
+CREATE INDEX ON orders USING brin (at);
+CREATE INDEX ON words USING gin (words);
+CREATE INDEX ON words USING gist (place);
+CREATE INDEX ON words USING gist (during);
+CREATE INDEX ON words USING spgist (name);
+CREATE INDEX ON words USING hash (id);
+CHECKPOINT;
+UPDATE orders SET note = 'changed' WHERE id % 37 = 0;
+UPDATE stock SET amount = amount + 1 WHERE id % 10 = 0;
+DELETE FROM orders WHERE id % 101 = 0;
+INSERT INTO words SELECT i, to_tsvector('simple', 'c' || i), point(i, 3), int4range(i, i + 2), 'm' || i
+    FROM generate_series(1, 2000) i;
+VACUUM (FREEZE, ANALYZE) orders;
+BEGIN;
+INSERT INTO orders (tenant, note) VALUES (1, 'kept');
+SAVEPOINT a;
+INSERT INTO orders (tenant, note) SELECT 2, 'not kept' FROM generate_series(1, 100);
+ROLLBACK TO a;
+SAVEPOINT b;
+UPDATE stock SET amount = 0 WHERE id <= 30;
+RELEASE b;
+SAVEPOINT c;
+DELETE FROM stock WHERE id > 4990;
+COMMIT;
+BEGIN;
+UPDATE stock SET amount = 7 WHERE id = 100;
+PREPARE TRANSACTION 'later';
+BEGIN;
+UPDATE stock SET amount = 8 WHERE id = 101;
+PREPARE TRANSACTION 'never';
+INSERT INTO orders (tenant, note) VALUES (3, 'between');
+COMMIT PREPARED 'later';
+ROLLBACK PREPARED 'never';
+BEGIN;
+INSERT INTO orders (tenant, note) SELECT 4, 'gone' FROM generate_series(1, 10);
+ROLLBACK;
+CREATE TABLE short_lived AS SELECT * FROM orders LIMIT 3000;
+TRUNCATE short_lived;
+INSERT INTO short_lived SELECT * FROM orders LIMIT 10;
+DROP TABLE short_lived;
+DELETE FROM orders WHERE id > 15000;
+VACUUM (TRUNCATE) orders;
+INSERT INTO orders (tenant, note) SELECT i % 50, repeat('y', 300) FROM generate_series(1, 3000) i;
+CREATE MATERIALIZED VIEW per_tenant AS SELECT tenant, count(*) FROM orders GROUP BY tenant;
+REFRESH MATERIALIZED VIEW per_tenant;
+CLUSTER stock USING stock_pkey;
+REINDEX TABLE words;
+ALTER TABLE stock ALTER COLUMN amount TYPE bigint;
+SELECT pg_logical_emit_message(true, 'dr', 'a message'), pg_logical_emit_message(false, 'dr', repeat('long', 20000));
+SELECT pg_create_restore_point('a point');
+SELECT pg_switch_wal();
+SELECT lo_from_bytea(0, repeat('large', 10000)::bytea);
+DO $$ BEGIN
+    FOR i IN 1..200 LOOP
+        BEGIN
+            INSERT INTO stock VALUES (i, 1);
+        EXCEPTION WHEN unique_violation THEN
+            UPDATE stock SET amount = amount + 1 WHERE id = i;
+        END;
+    END LOOP;
+END $$;
+SELECT id FROM orders WHERE tenant = 5 FOR UPDATE;
+BEGIN;
+SELECT id FROM stock WHERE id = 3 FOR KEY SHARE;
+SAVEPOINT m;
+UPDATE stock SET amount = 3 WHERE id = 3;
+COMMIT;
+SELECT pg_replication_origin_create('elsewhere');
+SELECT pg_replication_origin_advance('elsewhere', '0/1');
+CREATE EXTENSION bloom;
+CREATE INDEX ON words USING bloom (id);
