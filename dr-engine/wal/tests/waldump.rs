@@ -471,7 +471,7 @@ async fn any_flipped_byte_of_a_record_is_noticed() {
     let segments = cluster.segments();
     let mut records = Vec::new();
     read(&segments, &mut |record| {
-        records.push((record.lsn, record.length))
+        records.push((record.lsn, record.length));
     });
     let (lsn, length) = *records
         .iter()

@@ -139,7 +139,7 @@ fn main() -> anyhow::Result<()> {
     match words.as_slice() {
         ["backup", folder, repository] => keep::backup(folder.as_ref(), &Store::open(repository)?)?,
         ["restore", repository, folder] => {
-            put_back::restore(&Store::open(repository)?, folder.as_ref())?
+            put_back::restore(&Store::open(repository)?, folder.as_ref())?;
         }
         ["scan", folder] => walk(folder.as_ref(), &mut Vec::new(), &mut Vec::new())?,
         _ => bail!("floor backup FOLDER REPOSITORY | restore REPOSITORY FOLDER | scan FOLDER"),

@@ -138,7 +138,7 @@ impl Bucket {
             .key(key)
             .content_length(i64::try_from(size).unwrap_or(i64::MAX))
             .content_md5(base64::encode(sums.md5))
-            .set_checksum_sha256(sums.checked_sha256.map(|sum| base64::encode(sum)))
+            .set_checksum_sha256(sums.checked_sha256.map(base64::encode))
             .set_if_none_match(terms.conditional.then(|| "*".to_owned()))
             .set_object_lock_mode(mode)
             .set_object_lock_retain_until_date(until.map(store_time))
