@@ -1,13 +1,14 @@
 //! WAL in and out: what `archive_command` and `restore_command` call, and the rescue of a dead
 //! primary's last segments.
 //!
-//! Everything here blocks and opens as little as it can: the engine file, the key, the repository. No
+//! What PostgreSQL calls blocks and opens as little as it can: the engine file, the key, the repository. No
 //! catalog, no tiers, no daemon, so that it works with the catalog locked or gone.
 //!
 //! PostgreSQL acts on the exit status alone. `Ok` from [`push`] means durable; from then on the server
 //! may forget the segment. `Ok(Absent)` from [`fetch`] means that an opened repository was asked and
 //! does not hold the file; PostgreSQL then believes that the archive ends here and opens the server. So
-//! everything that is not proven is an error, and every call ends within a named time.
+//! everything that is not proven is an error, and each of the two ends within a named time. What people
+//! call, [`push_ready`] and [`check`], takes as long as there is to do.
 
 mod check;
 mod fetch;

@@ -51,11 +51,12 @@ pub struct WalCheck {
 }
 
 impl WalCheck {
-    /// Whether nothing is missing and nothing is wrong. What is missing of a branch that was left is
-    /// told, and nobody can do anything about it.
+    /// Whether nothing is missing and nothing is wrong. What is missing of a branch that was left, and of
+    /// no restore point, is told, and nobody can do anything about it.
     #[must_use]
     pub fn is_clean(&self) -> bool {
-        self.gaps.iter().all(|gap| gap.is_abandoned) && self.problems.is_empty()
+        let harmless = |gap: &WalGap| gap.is_abandoned && gap.breaks.is_empty();
+        self.gaps.iter().all(harmless) && self.problems.is_empty()
     }
 }
 
