@@ -3,12 +3,15 @@
 //! A repository that was put back to an older state is whole and authentic: only who remembers how far
 //! its lists of restore points went can tell. The catalog does; without it nothing can be told, and that
 //! is said.
+//!
+//! What a place can do is tried anew with each check: stores are upgraded, proxies put before them and
+//! bucket policies changed, and some then accept a header and ignore it.
 
 use dr_installation::Installation;
 use dr_model::{Progress, RepositoryName, WorkloadName};
 use dr_store::{
-    CheckOptions, CheckReport, DamageEvent, DamageRecord, DamagedObject, RepairOptions,
-    RepairReport, Repository,
+    Capabilities, CheckOptions, CheckReport, DamageEvent, DamageRecord, DamagedObject,
+    RepairOptions, RepairReport, Repository,
 };
 use serde::{Deserialize, Serialize};
 
@@ -29,6 +32,23 @@ pub struct PlaceCheck {
     pub went_back: Vec<ListWentBack>,
     /// Why that could not be told.
     pub not_told: Option<String>,
+    /// What the place was seen to do, tried anew; `None` where that failed.
+    pub capabilities: Option<Capabilities>,
+    /// What of it the repository relied on when it was made and can no more, in words that follow
+    /// "it no longer".
+    pub can_no_longer: Vec<String>,
+    /// Why it could not be tried.
+    pub not_tried: Option<String>,
+}
+
+impl PlaceCheck {
+    /// Whether nothing is wrong there. What could not be told or tried is not known to be wrong.
+    #[must_use]
+    pub fn is_clean(&self) -> bool {
+        self.report.problems.is_empty()
+            && self.went_back.is_empty()
+            && self.can_no_longer.is_empty()
+    }
 }
 
 /// A list of restore points that is not the one it was, nor goes on from it.
@@ -65,16 +85,27 @@ pub async fn check(
     for name in names {
         let (this, wanted, by) = (installation.clone(), name.clone(), by.clone());
         let progress = std::sync::Arc::clone(&progress);
-        let (repository, report) = blocking("check a repository", move || {
+        let (repository, report, tried) = blocking("check a repository", move || {
             let place = this.place(&wanted)?;
             let report = place
                 .check(options, progress.as_ref())
                 .map_err(store_error(format!("check `{wanted}`"), &place))?;
             remember(&this, &wanted, &place, &report, options.read_data, by);
-            Ok((place, report))
+            let tried = place
+                .probe_capabilities()
+                .map_err(store_error(format!("try what `{wanted}` can do"), &place));
+            Ok((place, report, tried))
         })
         .await?;
         let place = repository.describe();
+        let (capabilities, not_tried) = match tried {
+            Ok(seen) => (Some(seen), None),
+            Err(error) => (None, Some(crate::status::chain(&error))),
+        };
+        let can_no_longer = capabilities.map_or_else(Vec::new, |seen| {
+            let lost = seen.lost_since(&repository.capabilities());
+            lost.into_iter().map(str::to_owned).collect()
+        });
         let (went_back, not_told) =
             match lists_that_went_back(installation, &name, repository).await {
                 Ok(found) => (found, None),
@@ -86,6 +117,9 @@ pub async fn check(
             report,
             went_back,
             not_told,
+            capabilities,
+            can_no_longer,
+            not_tried,
         });
     }
     Ok(checks)

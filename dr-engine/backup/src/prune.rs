@@ -7,7 +7,7 @@
 //! Nothing is removed while it is not known what the configuration wants: a workload whose tier is
 //! missing, a hold or a verification that cannot be understood, is an error for the whole repository.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
@@ -84,7 +84,11 @@ pub fn plan_prune(
         );
         retention.push(decided?);
     }
-    let request = request(decided_at, &retention);
+    let classes = installation.config.workloads().filter_map(|workload| {
+        let class = workload.tier.storage_class.clone()?;
+        Some((workload.name.clone(), class))
+    });
+    let request = request(decided_at, &retention, classes.collect());
     let plan = repository
         .plan_prune(&request, progress)
         .map_err(store_error("plan a prune", &repository))?;
@@ -340,7 +344,11 @@ fn wal_facts(
     Ok(Some(wal))
 }
 
-fn request(decided_at: Vec<dr_store::ChainAnchor>, retention: &[RetentionPlan]) -> PruneRequest {
+fn request(
+    decided_at: Vec<dr_store::ChainAnchor>,
+    retention: &[RetentionPlan],
+    storage_classes: HashMap<WorkloadName, String>,
+) -> PruneRequest {
     let points = retention
         .iter()
         .flat_map(|plan| plan.removed().map(|id| (plan.workload.clone(), id.clone())));
@@ -352,6 +360,7 @@ fn request(decided_at: Vec<dr_store::ChainAnchor>, retention: &[RetentionPlan]) 
         decided_at,
         points: points.collect(),
         wal: wal.collect(),
+        storage_classes,
         options: PruneOptions::default(),
     }
 }

@@ -91,6 +91,7 @@ impl Job<'_> {
                 .compression
                 .unwrap_or(COMPRESSION_LEVEL_DEFAULT),
             lock: self.workload.tier.lock.map(|period| period.0),
+            storage_class: self.workload.tier.storage_class.clone(),
             ..WriteOptions::default()
         };
         blocking("begin the backup", move || {
@@ -248,6 +249,7 @@ pub fn store_folder(
     let options = WriteOptions {
         compression_level: found.tier.compression.unwrap_or(COMPRESSION_LEVEL_DEFAULT),
         lock: found.tier.lock.map(|period| period.0),
+        storage_class: found.tier.storage_class.clone(),
         ..WriteOptions::default()
     };
     let writer = repository.begin(workload, options).map_err(store_error(

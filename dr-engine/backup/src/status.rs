@@ -27,6 +27,8 @@ pub struct WorkloadStatus {
     pub rpo: HumanDuration,
     /// The tier's objective for downtime.
     pub rto: HumanDuration,
+    /// How much of that passes until its first repository can be read, as stated; `None` if no time.
+    pub retrieval: Option<HumanDuration>,
     /// Restore points it has.
     pub restore_points: u64,
     /// The newest of them.
@@ -112,6 +114,10 @@ fn of(installation: &Installation, workload: &Workload<'_>) -> WorkloadStatus {
         tier: workload.tier.tier.clone(),
         rpo: workload.tier.rpo,
         rto: workload.tier.rto,
+        retrieval: installation
+            .config
+            .retrieval_of(workload.config)
+            .map(|(_, time)| time),
         restore_points: 0,
         newest: None,
         recoverable_to: None,

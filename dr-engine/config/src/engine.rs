@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use dr_model::{RepositoryName, TierName, WorkloadKind, WorkloadName};
+use dr_model::{HumanDuration, RepositoryName, TierName, WorkloadKind, WorkloadName};
 use serde::{Deserialize, Serialize};
 
 use crate::{KeySource, S3Config};
@@ -116,6 +116,10 @@ pub struct RepositoryConfig {
     /// A bucket of an S3-compatible store.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub s3: Option<S3Config>,
+    /// How long it takes until what it holds can be read, as stated and not measured: a tape that is
+    /// fetched, a gateway that brings data back. Counts in the RTO of the workloads that name it first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retrieval: Option<HumanDuration>,
     /// Where its key is found.
     pub key: KeySource,
 }

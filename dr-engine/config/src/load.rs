@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use dr_model::{RepositoryName, TierName, WorkloadName};
+use dr_model::{HumanDuration, RepositoryName, TierName, WorkloadName};
 
 use crate::parse::{invalid_at, parse, read, suggestion};
+use crate::s3::wrong_class;
 use crate::schedule::check_schedule;
 use crate::{ConfigError, EngineFile, RepositoryConfig, Tier, WorkloadConfig, WorkloadSource};
 
@@ -96,6 +97,8 @@ impl Config {
                 ));
             }
             config.lock_can_be_kept(name, workload, &text)?;
+            config.class_can_be_kept(name, workload, &text)?;
+            config.rto_can_be_kept(name, workload, &text)?;
             if !config.tiers.contains_key(&workload.tier) {
                 let known = config.tiers.keys().map(TierName::as_str);
                 return Err(invalid_at(
@@ -147,6 +150,84 @@ impl Config {
             ),
             "name a bucket with `object_lock` first, or take `lock` out of the tier".to_owned(),
         ))
+    }
+
+    /// Only a bucket has storage classes.
+    fn class_can_be_kept(
+        &self,
+        name: &WorkloadName,
+        workload: &WorkloadConfig,
+        text: &str,
+    ) -> Result<(), ConfigError> {
+        let tier = self.tiers.get(&workload.tier);
+        let Some(class) = tier.and_then(|tier| tier.storage_class.as_deref()) else {
+            return Ok(());
+        };
+        match self.first_of(workload) {
+            Some((_, first)) if first.s3.is_none() => Err(invalid_at(
+                &self.path,
+                text,
+                &["workloads:", &format!("{name}:"), "tier:"],
+                format!(
+                    "tier `{}` asks for storage class {class}, and the first repository of workload \
+                     `{name}` is no bucket",
+                    workload.tier
+                ),
+                "name a bucket first, or take `storage_class` out of the tier".to_owned(),
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// What must be waited for before anything can be restored is part of the downtime.
+    fn rto_can_be_kept(
+        &self,
+        name: &WorkloadName,
+        workload: &WorkloadConfig,
+        text: &str,
+    ) -> Result<(), ConfigError> {
+        let Some(tier) = self.tiers.get(&workload.tier) else {
+            return Ok(());
+        };
+        let Some((first, retrieval)) = self
+            .first_of(workload)
+            .and_then(|(first, config)| Some((first, config.retrieval?)))
+            .filter(|(_, retrieval)| retrieval.0 >= tier.rto.0)
+        else {
+            return Ok(());
+        };
+        Err(invalid_at(
+            &self.path,
+            text,
+            &["workloads:", &format!("{name}:"), "tier:"],
+            format!(
+                "tier `{}` promises an RTO of {}, and repository `{first}` of workload `{name}` takes \
+                 {retrieval} before anything can be read from it",
+                workload.tier, tier.rto
+            ),
+            "name a repository first that answers sooner, or promise less".to_owned(),
+        ))
+    }
+
+    /// The repository that a workload is restored from when all is well.
+    fn first_of<'a>(
+        &'a self,
+        workload: &'a WorkloadConfig,
+    ) -> Option<(&'a RepositoryName, &'a RepositoryConfig)> {
+        let first = workload.repositories.first()?;
+        Some((first, self.engine.repositories.get(first)?))
+    }
+
+    /// How long it takes until what a workload's first repository holds can be read, with that
+    /// repository; `None` where it answers at once.
+    #[must_use]
+    pub fn retrieval_of(
+        &self,
+        workload: &WorkloadConfig,
+    ) -> Option<(RepositoryName, HumanDuration)> {
+        let (name, config) = self.first_of(workload)?;
+        let retrieval = config.retrieval.filter(|time| !time.0.is_zero())?;
+        Some((name.clone(), retrieval))
     }
 
     /// Reads only what WAL push and fetch need: the engine file, no tiers. As fast as can be.
@@ -493,6 +574,15 @@ impl Tier {
                 &drill.cron,
                 drill.timezone.as_deref(),
             )?;
+        }
+        if let Some(wrong) = tier.storage_class.as_deref().and_then(wrong_class) {
+            return Err(invalid_at(
+                path,
+                &text,
+                &[wrong.key],
+                wrong.message,
+                wrong.hint.to_owned(),
+            ));
         }
         if let Some(level) = tier.compression
             && !(1..=19).contains(&level)

@@ -153,29 +153,30 @@ impl S3Config {
                 );
             }
         }
-        if let Some(class) = &self.storage_class {
-            let is_name = !class.is_empty()
-                && class
-                    .bytes()
-                    .all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_');
-            if !is_name {
-                return wrong(
-                    "storage_class:",
-                    format!("`{class}` is no storage class"),
-                    "the store's own name in capitals, like STANDARD_IA or GLACIER_IR",
-                );
-            }
-            if ARCHIVES.contains(&class.as_str()) {
-                return wrong(
-                    "storage_class:",
-                    format!("objects in {class} cannot be read at once"),
-                    "keys, indexes and lists are read with every backup; use a class that answers at once, \
-                     like STANDARD_IA or GLACIER_IR",
-                );
-            }
-        }
-        None
+        self.storage_class.as_deref().and_then(wrong_class)
     }
+}
+
+/// What is wrong with the name of a storage class.
+pub(crate) fn wrong_class(class: &str) -> Option<Wrong> {
+    let key = "storage_class:";
+    let is_name = !class.is_empty()
+        && class
+            .bytes()
+            .all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_');
+    if !is_name {
+        return Some(Wrong {
+            key,
+            message: format!("`{class}` is no storage class"),
+            hint: "the store's own name in capitals, like STANDARD_IA or GLACIER_IR",
+        });
+    }
+    ARCHIVES.contains(&class).then(|| Wrong {
+        key,
+        message: format!("objects in {class} cannot be read at once"),
+        hint: "every backup reads what the one before it listed, and a restore cannot wait for hours; use a \
+               class that answers at once, like STANDARD_IA or GLACIER_IR",
+    })
 }
 
 #[cfg(test)]

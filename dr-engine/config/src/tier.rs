@@ -31,6 +31,11 @@ pub struct Tier {
     /// not locked by this.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lock: Option<HumanDuration>,
+    /// How the first repository keeps this tier's data, in the store's own word (`STANDARD_IA`); it must
+    /// be a bucket then. Lists, keys, indexes and WAL stay in the repository's own class, and so do
+    /// copies. What is stored already stays as it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub storage_class: Option<String>,
     /// zstd level for this tier's data, 1 to 19.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub compression: Option<i32>,

@@ -335,9 +335,32 @@ fn a_bucket_is_used_as_its_store_can_be() {
             3:39 | objects in DEEP_ARCHIVE cannot be read at once | GLACIER_IR
         dr.yaml | path: repository,  | s3: { bucket: b, region: r, object_lock: firm },
             3:52 | unknown word `firm` | governance
+        tiers/gold.yaml | compression: 3 | storage_class: cheap
+            11:1 | `cheap` is no storage class | STANDARD_IA
+        tiers/gold.yaml | compression: 3 | storage_class: GLACIER
+            11:1 | objects in GLACIER cannot be read at once | GLACIER_IR
+        dr.yaml | repository.key } | repository.key }, retrieval: 15m
+            7:13 | promises an RTO of 15m, and repository `main` of workload `config` takes 15m before | sooner
+        dr.yaml | repository.key } | repository.key }, retrieval: soon
+            3:71 | `soon` is not a duration |
         "#,
     );
     let folder = Folder::new();
+    folder.edit(
+        "tiers/gold.yaml",
+        "compression: 3",
+        "storage_class: STANDARD_IA",
+    );
+    let error = folder.load("dr.yaml").unwrap_err().to_string();
+    assert!(
+        error.contains("first repository of workload `config` is no bucket"),
+        "{error}"
+    );
+    folder.edit(
+        "dr.yaml",
+        "repository.key }",
+        "repository.key }, retrieval: 14m",
+    );
     let all = "s3: { bucket: b, region: r, path_style: false, bandwidth: { write: 20MiB/s, read: 1GiB/s }, \
                storage_class: STANDARD_IA, object_lock: compliance },";
     folder.edit("dr.yaml", "path: repository,", all);

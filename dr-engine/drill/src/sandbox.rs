@@ -26,8 +26,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dr_config::{
-    Config, EngineFile, FilesSource, KeySource, PruneSchedule, RepositoryConfig, WorkloadConfig,
-    WorkloadSource,
+    Config, EngineFile, FilesSource, KeySource, PruneSchedule, RepositoryConfig, Tier,
+    WorkloadConfig, WorkloadSource,
 };
 use dr_installation::Installation;
 use dr_model::{Progress, RestorePoint, RestorePointId, WorkloadName};
@@ -76,6 +76,15 @@ pub struct Sandbox {
     pub ports: Vec<u16>,
     notes: Notes,
     progress: Arc<dyn ProgressDebug>,
+}
+
+/// A tier without what only a bucket can keep: a sandbox's repositories are folders.
+fn in_sandbox(tier: &Tier) -> Tier {
+    Tier {
+        lock: None,
+        storage_class: None,
+        ..tier.clone()
+    }
 }
 
 trait ProgressDebug: Progress + std::fmt::Debug {}
@@ -171,7 +180,11 @@ impl Sandbox {
     ) -> Result<(), DrillError> {
         let parent = &request.parent.config;
         for (name, tier) in &parent.tiers {
-            self.write_yaml(&self.folder.join(format!("tier-configs/{name}.yaml")), tier)?;
+            let tier = in_sandbox(tier);
+            self.write_yaml(
+                &self.folder.join(format!("tier-configs/{name}.yaml")),
+                &tier,
+            )?;
         }
         let mut workloads = BTreeMap::new();
         for (name, _) in &request.workloads {
@@ -194,6 +207,7 @@ impl Sandbox {
             *repository = RepositoryConfig {
                 path: Some(self.folder.join(format!("repository-{name}"))),
                 s3: None,
+                retrieval: None,
                 key: KeySource::of_file(self.folder.join(format!("repository-{name}.key"))),
             };
         }

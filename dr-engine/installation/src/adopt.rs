@@ -81,11 +81,13 @@ fn write_adopted_configuration(request: &AdoptRequest) -> Result<InitOutcome, In
         AdoptSource::Path(path) => RepositoryConfig {
             path: Some(absolute(path)?),
             s3: None,
+            retrieval: None,
             key,
         },
         AdoptSource::S3(s3) => RepositoryConfig {
             path: None,
             s3: Some(s3.clone()),
+            retrieval: None,
             key,
         },
     };

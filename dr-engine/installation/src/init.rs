@@ -28,6 +28,8 @@ pub struct InitOutcome {
     pub config: PathBuf,
     /// Lines that say what was created.
     pub created: Vec<String>,
+    /// What the buckets of new repositories were seen to do, a sentence each.
+    pub seen: Vec<String>,
     /// Key files that were created: the thing to keep elsewhere.
     pub keys: Vec<PathBuf>,
 }
@@ -185,6 +187,11 @@ fn create_repository(
     };
     let created = created.map_err(failed)?;
     outcome.created.push(format!("{what} `{name}` at {place}"));
+    if config.s3.is_some() {
+        let sentences = created.capabilities().sentences();
+        let lines = sentences.iter().map(|line| format!("`{name}`: {line}"));
+        outcome.seen.extend(lines);
+    }
     Ok(created)
 }
 

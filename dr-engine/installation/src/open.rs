@@ -388,6 +388,7 @@ mod tests {
                 object_lock,
                 ..S3Config::default()
             }),
+            retrieval: None,
             key: KeySource {
                 file: Some("repository.key".into()),
                 ..KeySource::default()

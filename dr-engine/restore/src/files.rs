@@ -241,8 +241,8 @@ fn write(
         };
         writer.file(&item, &mut content).map_err(failed())
     };
-    threads::each(&large, put_back)?;
-    threads::each(&small, put_back)?;
+    threads::each(&large, reader.is_far(), put_back)?;
+    threads::each(&small, reader.is_far(), put_back)?;
     progress.phase("flushing the files", None);
     writer.finish().map_err(failed())?;
     Ok(FilesOutcome {

@@ -5,6 +5,8 @@ use std::sync::{Mutex, PoisonError};
 
 /// Half of them wait for the disk or the repository while the others compute.
 const THREADS_PER_CORE: usize = 2;
+/// The same where each request waits for a network.
+const THREADS_PER_CORE_FAR: usize = 4;
 /// More would only take packs away from each other.
 const THREADS_MAX: usize = 8;
 /// What is taken at once: neighbours, which lie in one folder and in one pack.
@@ -13,17 +15,22 @@ const STRETCH_MAX: usize = 16;
 /// spread over all threads.
 const SHARES_PER_THREAD: usize = 2;
 
-/// Does `work` for every one of `jobs` with several threads, each going forward. The first failure ends
-/// it, when what was begun is done.
+/// Does `work` for every one of `jobs` with several threads, each going forward; `is_far` says that what
+/// it reads from is behind a network. The first failure ends it, when what was begun is done.
 ///
 /// # Errors
 /// The first of `work`.
 pub(crate) fn each<T: Sync, E: Send>(
     jobs: &[T],
+    is_far: bool,
     work: impl Fn(&T) -> Result<(), E> + Sync,
 ) -> Result<(), E> {
     let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
-    let threads = (cores * THREADS_PER_CORE).min(THREADS_MAX).min(jobs.len());
+    let per_core = match is_far {
+        true => THREADS_PER_CORE_FAR,
+        false => THREADS_PER_CORE,
+    };
+    let threads = (cores * per_core).min(THREADS_MAX).min(jobs.len());
     let left = Mutex::new(jobs);
     let failed = Mutex::new(None);
     let is_over = || lock(&failed).is_some();
@@ -71,7 +78,7 @@ mod tests {
         for count in [0, 1, 3, 1000] {
             let jobs: Vec<usize> = (0..count).collect();
             let done = Mutex::new(BTreeSet::new());
-            let result: Result<(), ()> = each(&jobs, |job| {
+            let result: Result<(), ()> = each(&jobs, count == 3, |job| {
                 assert!(done.lock().unwrap().insert(*job), "{job} came twice");
                 Ok(())
             });
@@ -84,7 +91,7 @@ mod tests {
     fn the_first_failure_ends_the_work() {
         let jobs: Vec<usize> = (0..100_000).collect();
         let done = Mutex::new(0);
-        let result = each(&jobs, |job| {
+        let result = each(&jobs, true, |job| {
             *done.lock().unwrap() += 1;
             if *job == 100 { Err("no") } else { Ok(()) }
         });

@@ -157,6 +157,10 @@ pub trait Backend: Send + Sync + Debug {
     fn requests_at_once(&self) -> usize {
         4
     }
+    /// Whether a request waits for a network before the place does anything.
+    fn is_far(&self) -> bool {
+        false
+    }
     /// Makes the place ready for a new repository (a folder is made) and tries what it can do.
     ///
     /// # Errors

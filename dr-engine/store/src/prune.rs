@@ -42,7 +42,7 @@ mod sessions;
 mod survey;
 mod sweep;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -103,6 +103,8 @@ pub struct PruneRequest {
     pub points: Vec<(WorkloadName, RestorePointId)>,
     /// WAL files.
     pub wal: Vec<(WorkloadName, WalFileName)>,
+    /// The place's name for how it keeps the packs of a workload, as for a backup.
+    pub storage_classes: HashMap<WorkloadName, String>,
     /// How.
     pub options: PruneOptions,
 }
@@ -149,6 +151,8 @@ pub struct WorkloadPrune {
     pub bytes_stored: ByteCount,
     #[serde(skip)]
     decided_at: u64,
+    #[serde(skip)]
+    storage_class: Option<String>,
     #[serde(skip)]
     merge: HashSet<String>,
     #[serde(skip)]
@@ -256,6 +260,7 @@ impl Repository {
                 wal: (request.wal.iter().filter(|(of, _)| mine(of)))
                     .map(|(_, name)| name.clone())
                     .collect::<HashSet<_>>(),
+                storage_class: request.storage_classes.get(&workload).cloned(),
             };
             workloads.push(decide::workload(
                 self,

@@ -111,6 +111,7 @@ fn what_was_stored_comes_back_to_another_process() {
 fn several_threads_fill_one_restore_point() {
     let place = TempRepository::new();
     let options = WriteOptions {
+        storage_class: None,
         compression_level: 1,
         workers: 3,
         uploads: Some(1),

@@ -27,7 +27,8 @@ pub(crate) async fn run(context: &Context, arguments: InitArgs) -> Result<u8, Fa
     };
     if context.json {
         output::json(&serde_json::json!({
-            "config": outcome.config, "created": outcome.created, "keys": outcome.keys,
+            "config": outcome.config, "created": outcome.created, "seen": outcome.seen,
+            "keys": outcome.keys,
         }))?;
         return Ok(0);
     }
@@ -40,6 +41,9 @@ pub(crate) async fn run(context: &Context, arguments: InitArgs) -> Result<u8, Fa
     }
     for line in &outcome.created {
         output::data(&format!("created {line}"));
+    }
+    for line in &outcome.seen {
+        output::data(&format!("the store of {line}"));
     }
     for key in &outcome.keys {
         output::data(&format!(

@@ -47,9 +47,7 @@ async fn check(context: &Context, repository: Option<String>, read: bool) -> Res
     let progress: Arc<dyn Progress> = progress::display();
     let options = CheckOptions { read_data: read };
     let checks = dr_backup::check(&installation, only, options, progress, by()).await?;
-    let clean = checks
-        .iter()
-        .all(|check| check.report.problems.is_empty() && check.went_back.is_empty());
+    let clean = checks.iter().all(PlaceCheck::is_clean);
     if context.json {
         output::json(&checks)?;
     } else {
@@ -86,6 +84,14 @@ fn describe(check: &PlaceCheck, read: bool) {
     if let Some(why) = &check.not_told {
         output::talk(&format!(
             "  whether a list of restore points went back cannot be told: {why}"
+        ));
+    }
+    for what in &check.can_no_longer {
+        output::data(&format!("  THE STORE no longer {what}"));
+    }
+    if let Some(why) = &check.not_tried {
+        output::talk(&format!(
+            "  what the store can do could not be tried: {why}"
         ));
     }
 }

@@ -74,7 +74,9 @@ impl Writer<'_> {
                 folders.insert(parent.to_owned());
             }
         }
-        threads::each(&files, |(path, _, entry)| self.file(path, entry))?;
+        threads::each(&files, self.reader.is_far(), |(path, _, entry)| {
+            self.file(path, entry)
+        })?;
         let mut written = Written::default();
         files.iter().for_each(|file| note(&mut written, file));
         for (path, target) in &links {

@@ -49,6 +49,46 @@ impl Capabilities {
         }
     }
 
+    /// What it did at an earlier trial and does no more, in words that follow "it no longer"; empty when
+    /// all is as it was. A store's upgrade, a proxy put before it or another bucket policy does this.
+    #[must_use]
+    pub fn lost_since(&self, earlier: &Self) -> Vec<&'static str> {
+        [
+            (
+                earlier.put_if_absent && !self.put_if_absent,
+                "refuses to overwrite an object: two writers of one name could overwrite each other",
+            ),
+            (
+                earlier.put_if_absent_raced && self.put_if_absent && !self.put_if_absent_raced,
+                "lets exactly one of racing writers win",
+            ),
+            (
+                earlier.put_if_absent_multipart && !self.put_if_absent_multipart,
+                "refuses to overwrite with an object written in parts",
+            ),
+            (
+                earlier.checksum_md5 && !self.checksum_md5,
+                "refuses a body whose MD5 sum is wrong",
+            ),
+            (
+                earlier.checksum_sha256 && !self.checksum_sha256,
+                "refuses a body whose SHA-256 sum is wrong",
+            ),
+            (
+                earlier.versions && !self.versions,
+                "keeps versions: what is deleted from now on is gone",
+            ),
+            (
+                earlier.object_lock && !self.object_lock,
+                "honours Object Lock: what is stored from now on can be deleted by whoever holds the \
+                 credentials",
+            ),
+        ]
+        .into_iter()
+        .filter_map(|(is_lost, what)| is_lost.then_some(what))
+        .collect()
+    }
+
     /// What it does, for people: one sentence for each fact, good or bad.
     #[must_use]
     pub fn sentences(&self) -> Vec<String> {
@@ -128,6 +168,31 @@ mod tests {
             ..good
         };
         assert!(races.unfit().unwrap().contains("at the same moment"));
+    }
+
+    #[test]
+    fn only_what_was_there_before_is_lost() {
+        let all = Capabilities {
+            put_if_absent: true,
+            put_if_absent_raced: true,
+            put_if_absent_multipart: true,
+            checksum_md5: true,
+            checksum_sha256: true,
+            etag_is_md5: true,
+            versions: true,
+            object_lock: true,
+            clock_skew_seconds: 0,
+        };
+        assert!(all.lost_since(&all).is_empty());
+        assert!(all.lost_since(&Capabilities::default()).is_empty());
+        // Racing writers are not told of apart where nothing is refused at all.
+        assert_eq!(Capabilities::default().lost_since(&all).len(), 6);
+        let unlocked = Capabilities {
+            object_lock: false,
+            ..all
+        };
+        let lost = unlocked.lost_since(&all);
+        assert!(matches!(lost.as_slice(), [one] if one.starts_with("honours Object Lock")));
     }
 
     #[test]

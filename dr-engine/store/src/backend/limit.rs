@@ -153,6 +153,14 @@ impl Backend for LimitedBackend {
         self.inner.prepare()
     }
 
+    fn requests_at_once(&self) -> usize {
+        self.inner.requests_at_once()
+    }
+
+    fn is_far(&self) -> bool {
+        self.inner.is_far()
+    }
+
     fn probe_capabilities(&self) -> Result<Capabilities, BackendError> {
         self.inner.probe_capabilities()
     }

@@ -487,6 +487,10 @@ impl Backend for S3Backend {
         Ok(tried)
     }
 
+    fn is_far(&self) -> bool {
+        true
+    }
+
     fn probe_capabilities(&self) -> Result<Capabilities, BackendError> {
         self.tried()
     }

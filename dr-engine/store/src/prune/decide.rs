@@ -33,6 +33,7 @@ pub(super) struct Wanted {
     pub(super) decided_at: u64,
     pub(super) points: HashSet<RestorePointId>,
     pub(super) wal: HashSet<WalFileName>,
+    pub(super) storage_class: Option<String>,
 }
 
 /// A pack that could go if nothing of it were needed.
@@ -95,6 +96,7 @@ pub(super) fn workload(
         bytes_won: ByteCount(0),
         bytes_stored: ByteCount(survey.packs.values().map(|pack| pack.size).sum()),
         decided_at: wanted.decided_at,
+        storage_class: wanted.storage_class,
         need: Arc::new(need),
     };
     plan.bytes_won = ByteCount(won(&plan, &survey));

@@ -209,7 +209,7 @@ impl Work<'_> {
             .filter(|one| is_planned(&one.id))
             .filter_map(|one| one.live.map(|(file, _)| file))
             .collect();
-        let copied = self.copy(&rewrite, &survey, &homes, progress, report)?;
+        let copied = self.copy(plan, &rewrite, &survey, &homes, progress, report)?;
         kill_point("prune.after-copy");
         let doomed: Vec<PackId> = (delete.iter().map(|one| one.id))
             .filter(is_planned)
@@ -259,6 +259,7 @@ impl Work<'_> {
     /// Puts the needed chunks of packs into new ones; returns the packs of which all was copied.
     fn copy(
         &self,
+        plan: &WorkloadPrune,
         files: &[PackFile],
         survey: &Survey,
         homes: &Homes,
@@ -273,9 +274,11 @@ impl Work<'_> {
             &format!("copying half-empty packs of `{}`", self.workload),
             Some(bytes),
         );
-        let writer = self
-            .repository
-            .begin(self.workload, WriteOptions::default())?;
+        let options = WriteOptions {
+            storage_class: plan.storage_class.clone(),
+            ..WriteOptions::default()
+        };
+        let writer = self.repository.begin(self.workload, options)?;
         let unreadable = writer.rewrite(
             files,
             &|file, name| {

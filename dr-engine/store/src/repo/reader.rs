@@ -93,6 +93,12 @@ impl PointReader {
             .map(|(_, keys)| keys)
     }
 
+    /// Whether each request waits for a network, so that more of them side by side are worth a thread.
+    #[must_use]
+    pub fn is_far(&self) -> bool {
+        self.repo().backend.is_far()
+    }
+
     /// The entries of the restore point, in path order.
     ///
     /// # Errors

@@ -57,7 +57,7 @@ const LEFTOVER_AGE: Duration = Duration::from_secs(24 * 3600);
 const CONDEMNED_ROUNDS_MAX: u32 = 5;
 
 /// How a backup is written.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct WriteOptions {
     /// zstd level.
     pub compression_level: i32,
@@ -68,6 +68,9 @@ pub struct WriteOptions {
     pub uploads: Option<usize>,
     /// How long nobody may delete what the restore point needs; the store must honour locks.
     pub lock: Option<Duration>,
+    /// The first place's name for how it keeps packs (`STANDARD_IA`); its own configured class when left
+    /// out. Lists, keys and indexes are read with every backup and stay as they are.
+    pub storage_class: Option<String>,
 }
 
 impl Default for WriteOptions {
@@ -78,6 +81,7 @@ impl Default for WriteOptions {
             workers: cores.min(4),
             uploads: None,
             lock: None,
+            storage_class: None,
         }
     }
 }
@@ -138,7 +142,10 @@ impl Repository {
             self.clone(),
             workload.clone(),
             options.compression_level,
-            lock,
+            packs::Asked {
+                lock,
+                storage_class: options.storage_class,
+            },
             known,
             usable,
         );

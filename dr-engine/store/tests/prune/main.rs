@@ -7,7 +7,7 @@
     reason = "a test"
 )]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -89,6 +89,7 @@ fn request(
     options: PruneOptions,
 ) -> PruneRequest {
     PruneRequest {
+        storage_classes: HashMap::new(),
         decided_at: repository.anchors().unwrap(),
         points: points.iter().map(|id| (erp(), id.clone())).collect(),
         wal: Vec::new(),

@@ -41,14 +41,22 @@ pub(super) struct Upload {
     full: FullPack,
 }
 
+/// What is asked of the place for what is stored.
+#[derive(Debug, Default)]
+pub(super) struct Asked {
+    /// How long it is locked, and what is locked already.
+    pub(super) lock: Option<LockPlan>,
+    /// How the place keeps packs.
+    pub(super) storage_class: Option<String>,
+}
+
 /// What the threads of one backup share.
 #[derive(Debug)]
 pub(super) struct Packs {
     pub(super) repository: Repository,
     pub(super) workload: WorkloadName,
     pub(super) compression_level: i32,
-    /// How long what is stored is locked, and what is locked already.
-    pub(super) lock: Option<LockPlan>,
+    pub(super) asked: Asked,
     pub(super) copies: CopyRun,
     /// What was stored before.
     pub(super) known: Index,
@@ -100,7 +108,7 @@ impl Packs {
         repository: Repository,
         workload: WorkloadName,
         compression_level: i32,
-        lock: Option<LockPlan>,
+        asked: Asked,
         known: Index,
         usable: Vec<bool>,
     ) -> Self {
@@ -111,7 +119,7 @@ impl Packs {
             repository,
             workload,
             compression_level,
-            lock,
+            asked,
             known,
             usable,
             keys: Mutex::default(),
@@ -272,7 +280,7 @@ impl Packs {
     pub(super) fn store_pack(&self, Upload { key, full }: Upload) -> Result<(), StoreError> {
         let repo = self.repo();
         kill_point("store.before-pack");
-        if repo.put_new_with(&full.object, full.data.clone(), &self.put_options())?
+        if repo.put_new_with(&full.object, full.data.clone(), &self.pack_options())?
             == PutOutcome::Exists
         {
             return Err(repo.name_taken(&full.object));
@@ -347,15 +355,24 @@ impl Packs {
     }
 
     pub(super) fn put_options(&self) -> PutOptions {
-        self.lock
+        self.asked
+            .lock
             .as_ref()
             .map(LockPlan::put_options)
             .unwrap_or_default()
     }
 
+    /// Packs alone may be kept more cheaply: everything else is read with every backup.
+    fn pack_options(&self) -> PutOptions {
+        PutOptions {
+            storage_class: self.asked.storage_class.clone(),
+            ..self.put_options()
+        }
+    }
+
     /// Locks what the point relies on as long as what was written for it.
     pub(super) fn lock_needed(&self, again: &HashSet<PackId>) -> Result<(), StoreError> {
-        let Some(plan) = &self.lock else {
+        let Some(plan) = &self.asked.lock else {
             return Ok(());
         };
         let object = |id: &PackId| pack::object_name(&self.workload, id);
