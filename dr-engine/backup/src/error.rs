@@ -105,6 +105,45 @@ pub enum BackupError {
         #[source]
         source: StoreError,
     },
+    /// The stream of WAL could not be begun, or broke off.
+    #[error("cannot receive the WAL of `{workload}`")]
+    Streaming {
+        /// The workload.
+        workload: WorkloadName,
+        /// Why.
+        #[source]
+        source: dr_replication::ReplicationError,
+    },
+    /// The server was asked and did not answer.
+    #[error("the server of `{workload}` said nothing for {seconds} s, though asked")]
+    ServerSilent {
+        /// The workload.
+        workload: WorkloadName,
+        /// For how long.
+        seconds: u64,
+    },
+    /// The server stands by for another one.
+    #[error(
+        "the server of `{0}` is a standby: what it has does not show what its primary has, so nothing is \
+         received from it"
+    )]
+    StandbyStream(WorkloadName),
+    /// A workload whose cluster is not known yet.
+    #[error(
+        "`{0}` has no base backup yet, without which its WAL is good for nothing: take one first"
+    )]
+    NotBound(WorkloadName),
+    /// What was streamed before is not what the server has.
+    #[error(
+        "WHAT THE SERVER OF `{workload}` HAS IN {name} IS NOT WHAT WAS STREAMED OF IT BEFORE: it went back, \
+         or is a copy that went its own way; nothing was stored"
+    )]
+    OtherHistory {
+        /// The workload.
+        workload: WorkloadName,
+        /// The segment.
+        name: WalFileName,
+    },
     /// WAL that a base backup cannot do without is neither archived nor still in `pg_wal`.
     #[error(
         "the backup of `{workload}` needs {name}, which is neither in the repository nor in {}",

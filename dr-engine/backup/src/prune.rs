@@ -162,9 +162,22 @@ pub fn prune(
         let decided = plan_prune(installation, name, choice, progress)?;
         let repository = installation.repository(name)?;
         match repository.prune(&decided.plan, progress) {
-            Ok(report) => return Ok((decided, report)),
+            Ok(report) => {
+                forget_tails(&repository, &decided.retention);
+                return Ok((decided, report));
+            }
             Err(StoreError::PlanOutdated { .. }) if decisions < DECISIONS_MAX => decisions += 1,
             Err(error) => return Err(store_error("prune", &repository)(error)),
+        }
+    }
+}
+
+/// Removes what was streamed of segments that are whole or gone. What is left does no harm, and the next
+/// prune removes it.
+fn forget_tails(repository: &Repository, retention: &[RetentionPlan]) {
+    for plan in retention {
+        if let Err(error) = repository.remove_tails(&plan.workload, &plan.wal.remove_tails) {
+            tracing::warn!(workload = %plan.workload, %error, "streamed WAL was not removed");
         }
     }
 }
@@ -330,8 +343,13 @@ fn wal_facts(
         format!("list the WAL of `{workload}`"),
         repository,
     ))?;
+    let tails = repository.tails(workload).map_err(store_error(
+        format!("list the streamed WAL of `{workload}`"),
+        repository,
+    ))?;
     let mut wal = WalFacts {
         index,
+        tails,
         ..WalFacts::default()
     };
     for (name, stored_at) in files {

@@ -1,5 +1,7 @@
 //! How each workload stands against its promise: read from the repository, which is the truth.
 
+mod live;
+
 use chrono::{DateTime, Utc};
 use dr_config::{Workload, WorkloadSource};
 use dr_installation::Installation;
@@ -8,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::store_error;
 use crate::run::blocking;
-use crate::window::{is_whole_workload, window_of};
+use crate::window::{is_whole_workload, reached, window_of};
 use crate::{
     BackupError, CopyStanding, CopyStatus, ListWentBack, PostgresDetails, Verification, copies_of,
     lists_that_went_back, verifications,
@@ -62,9 +64,14 @@ pub struct WorkloadStatus {
 /// When the configuration cannot be used at all.
 pub async fn status(installation: &Installation) -> Result<Vec<WorkloadStatus>, BackupError> {
     let this = installation.clone();
+    let live = live::all_flushed(installation).await;
     let mut statuses: Vec<WorkloadStatus> = blocking("learn the status", move || {
         let workloads = this.config.workloads();
-        Ok(workloads.map(|workload| of(&this, &workload)).collect())
+        let with_live = |workload: Workload<'_>| {
+            let flushed = live.get(workload.name).copied();
+            of(&this, &workload, flushed)
+        };
+        Ok(workloads.map(with_live).collect())
     })
     .await?;
     for back in went_back(installation).await {
@@ -107,7 +114,11 @@ async fn went_back(installation: &Installation) -> Vec<ListWentBack> {
     found
 }
 
-fn of(installation: &Installation, workload: &Workload<'_>) -> WorkloadStatus {
+fn of(
+    installation: &Installation,
+    workload: &Workload<'_>,
+    all_flushed: Option<live::AllFlushed>,
+) -> WorkloadStatus {
     let mut status = WorkloadStatus {
         workload: workload.name.clone(),
         kind: workload.source.kind(),
@@ -131,7 +142,7 @@ fn of(installation: &Installation, workload: &Workload<'_>) -> WorkloadStatus {
         list_went_back: None,
         problems: Vec::new(),
     };
-    if let Err(error) = fill(installation, workload, &mut status) {
+    if let Err(error) = fill(installation, workload, all_flushed, &mut status) {
         status.problems.push(chain(&error));
         return status;
     }
@@ -154,6 +165,7 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
 fn fill(
     installation: &Installation,
     workload: &Workload<'_>,
+    all_flushed: Option<live::AllFlushed>,
     status: &mut WorkloadStatus,
 ) -> Result<(), BackupError> {
     let name = workload.name;
@@ -175,9 +187,19 @@ fn fill(
     points.retain(is_whole_workload);
     status.window = window_of(&repository, name, &points)?;
     status.recoverable_to = status.window.as_ref().map(|window| window.to);
+    // What was reported is recoverable if it can be reached from the newest base, in this place.
+    if let Some(flushed) = all_flushed
+        && repository.stands_in_for().is_none()
+        && reached(&repository, name, &points)?
+            .is_some_and(|(timeline, to)| timeline == flushed.timeline && to >= flushed.to)
+    {
+        status.recoverable_to = status.recoverable_to.max(Some(flushed.at));
+    }
     status.last_verification = verifications(&repository, Some(name))?.pop();
     status.restore_points = points.len() as u64;
-    if let (WorkloadSource::Postgres(_), Some(newest)) = (workload.source, points.last()) {
+    if let (WorkloadSource::Postgres(source), Some(newest)) = (workload.source, points.last())
+        && source.stream.is_none()
+    {
         let stored = repository
             .point(&newest.id)
             .map_err(store_error(format!("read {}", newest.id), &repository))?;

@@ -14,6 +14,7 @@ mod check;
 mod fetch;
 mod identity;
 mod push;
+mod receive;
 mod rescue;
 
 use std::sync::mpsc;
@@ -25,6 +26,7 @@ pub use check::{RecordsFound, WalCheck, WalGap, WalStretch, check};
 pub use dr_store::WalPut;
 pub use fetch::{Fetched, fetch};
 pub use push::{PushedReady, push, push_ready};
+pub use receive::{Failing, Standing, Standings, receive, receive_for_ever};
 pub(crate) use rescue::names_in;
 pub use rescue::{Rescued, rescue};
 
@@ -40,6 +42,18 @@ pub const FETCH_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// No WAL segment is larger (`--wal-segsize`, 1 MiB to 1 GiB).
 pub(crate) const WAL_FILE_BYTES_MAX: u64 = 1 << 30;
+
+/// The workload that is named, or the only PostgreSQL workload there is.
+///
+/// # Errors
+/// When it is no PostgreSQL workload, or there is none or more than one to choose from.
+pub fn one_workload(
+    installation: &dr_installation::Installation,
+    named: Option<&dr_model::WorkloadName>,
+) -> Result<dr_model::WorkloadName, BackupError> {
+    identity::one_workload(installation, named, "what is to be received")
+        .map(|(name, _)| name.clone())
+}
 
 /// Runs `work` on a thread of its own and waits for at most `limit`. A hanging file system cannot be
 /// interrupted: the thread is left behind, and ends with the process.

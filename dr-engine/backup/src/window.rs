@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use dr_model::{
     Lsn, PostgresPosition, RecoveryWindow, RestorePoint, Timeline, WalFileName, WorkloadName,
 };
-use dr_store::Repository;
+use dr_store::{Repository, TailEnd, TailPlace};
 
 use crate::BackupError;
 use crate::error::store_error;
@@ -22,6 +22,8 @@ const GAPS_NAMED_MAX: usize = 16;
 pub struct WalIndex {
     segments: BTreeMap<Timeline, BTreeSet<u64>>,
     histories: BTreeMap<Timeline, Vec<TimelineSwitch>>,
+    /// What was streamed of segments that are not stored whole.
+    tails: BTreeMap<(Timeline, u64), TailEnd>,
     /// The segment size the numbers are counted in.
     pub segment_bytes: u64,
 }
@@ -42,8 +44,10 @@ pub struct WalCoverage {
     pub timeline: Timeline,
     /// The last segment of the unbroken chain that begins at the base's first segment.
     pub last: Option<WalFileName>,
-    /// The chain reaches to (excluding) this position.
+    /// The chain, and what was streamed behind it, reach to (excluding) this position.
     pub reaches_lsn: Lsn,
+    /// What was streamed of the segment behind the chain.
+    pub tail: Option<TailEnd>,
     /// Segments in the chain.
     pub segments: u64,
     /// Segments missing behind the chain although newer ones are stored.
@@ -90,8 +94,50 @@ impl WalIndex {
         Self {
             segments,
             histories,
+            tails: BTreeMap::new(),
             segment_bytes,
         }
+    }
+
+    /// Adds what was streamed of segments that are not stored whole. Blocks: where the tails end is
+    /// asked for.
+    fn with_tails(
+        mut self,
+        repository: &Repository,
+        workload: &WorkloadName,
+        places: &[TailPlace],
+    ) -> Result<Self, BackupError> {
+        let names: BTreeSet<&WalFileName> = places.iter().map(|place| &place.segment).collect();
+        for name in names {
+            let (Some(timeline), Some(number)) = (name.timeline(), name.number(self.segment_bytes))
+            else {
+                continue;
+            };
+            if self.has(timeline, number) {
+                continue;
+            }
+            let start = Lsn(number * self.segment_bytes);
+            let failed =
+                || store_error(format!("read the streamed WAL of `{workload}`"), repository);
+            let end = repository
+                .tail_end(workload, places, name, start)
+                .map_err(failed())?;
+            match end {
+                Some(end) => {
+                    self.tails.insert((timeline, number), end);
+                }
+                // Its tails went since they were listed, because the segment came.
+                None if repository
+                    .wal_info(workload, name)
+                    .map_err(failed())?
+                    .is_some() =>
+                {
+                    self.segments.entry(timeline).or_default().insert(number);
+                }
+                None => {}
+            }
+        }
+        Ok(self)
     }
 
     /// Lists what `repository` holds for `workload` and reads its `.history` files. Blocks.
@@ -103,6 +149,12 @@ impl WalIndex {
         workload: &WorkloadName,
         segment_bytes: u64,
     ) -> Result<Self, BackupError> {
+        // Tails first: a segment is stored whole before anything of the next one is, so that no look shows
+        // one of them missing.
+        let tails = repository.tails(workload).map_err(store_error(
+            format!("list the streamed WAL of `{workload}`"),
+            repository,
+        ))?;
         let names = repository.list_wal(workload).map_err(store_error(
             format!("list the WAL of `{workload}`"),
             repository,
@@ -129,7 +181,7 @@ impl WalIndex {
                 })?;
             histories.insert(*timeline, switches);
         }
-        Ok(Self::new(&names, histories, segment_bytes))
+        Self::new(&names, histories, segment_bytes).with_tails(repository, workload, &tails)
     }
 
     /// The timelines on which replay from `base` can end, oldest first: its own, and those that left
@@ -186,6 +238,25 @@ impl WalIndex {
         self.segments.get(&timeline).unwrap_or(&NONE)
     }
 
+    /// Adds where a timeline left its ancestors, for one whose `.history` is not stored yet.
+    pub(crate) fn learn_history(&mut self, timeline: Timeline, switches: Vec<TimelineSwitch>) {
+        self.histories.entry(timeline).or_insert(switches);
+    }
+
+    /// The newest segment before `end` that replay along `timeline` finds stored.
+    pub(crate) fn newest_before(&self, timeline: Timeline, end: u64) -> Option<u64> {
+        let own = std::iter::once(timeline);
+        let parents = self.history_of(timeline).iter().map(|switch| switch.parent);
+        own.chain(parents)
+            .filter_map(|of| {
+                let numbers = self.numbers(of).range(..end).rev();
+                numbers
+                    .copied()
+                    .find(|number| self.timeline_of_segment(timeline, *number) == of)
+            })
+            .max()
+    }
+
     fn has(&self, timeline: Timeline, number: u64) -> bool {
         self.segments
             .get(&timeline)
@@ -194,7 +265,7 @@ impl WalIndex {
 
     /// The timeline in the file name of segment `number` when `timeline` is followed: PostgreSQL takes
     /// the segment of the newest timeline in which it begins, or in which the switch lies.
-    fn timeline_of_segment(&self, timeline: Timeline, number: u64) -> Timeline {
+    pub(crate) fn timeline_of_segment(&self, timeline: Timeline, number: u64) -> Timeline {
         for switch in self.history_of(timeline) {
             // The segment in which a switch lies exists on both; the child's copy is complete.
             if number < switch.at.0 / self.segment_bytes {
@@ -206,7 +277,7 @@ impl WalIndex {
 
     /// The stored segment that replay along `timeline` reads for `number`. In the segment of a switch
     /// the parent's file serves up to the switch when the child's is not there.
-    fn stored_segment(&self, timeline: Timeline, number: u64) -> Option<WalFileName> {
+    pub(crate) fn stored_segment(&self, timeline: Timeline, number: u64) -> Option<WalFileName> {
         let named = self.timeline_of_segment(timeline, number);
         self.has(named, number)
             .then(|| WalFileName::of_number(number, named, self.segment_bytes))
@@ -223,25 +294,55 @@ impl WalIndex {
             number += 1;
         }
         let newest = self.newest_number(timeline).unwrap_or(0);
+        let tail = self.tail_of(timeline, number);
+        // A segment that grows lacks nothing; one that was left behind lacks its rest.
+        let grows = tail.is_some() && newest <= number;
+        let lacking = number + u64::from(grows);
         WalCoverage {
             timeline,
             last,
-            reaches_lsn: Lsn(number * self.segment_bytes),
+            reaches_lsn: tail.map_or(Lsn(number * self.segment_bytes), |tail| tail.to),
+            tail,
             segments: number - first,
-            gaps: self.gaps(timeline, number, newest),
+            gaps: self.gaps(timeline, lacking, newest),
         }
+    }
+
+    /// What was streamed of the segment that replay along `timeline` reads for `number`. In the segment of
+    /// a switch the parent's serves up to the switch while there is nothing of the child's.
+    fn tail_of(&self, timeline: Timeline, number: u64) -> Option<TailEnd> {
+        let of = |timeline| self.tails.get(&(timeline, number)).copied();
+        of(self.timeline_of_segment(timeline, number)).or_else(|| {
+            let switches = self.history_of(timeline).iter().rev();
+            let mut here = switches.filter(|switch| switch.at.0 / self.segment_bytes == number);
+            here.find_map(|switch| {
+                let tail = of(switch.parent)?;
+                Some(TailEnd {
+                    to: tail.to.min(switch.at),
+                    // What the parent's server sent says nothing of what the child did since.
+                    is_servers_end: false,
+                    ..tail
+                })
+            })
+        })
+    }
+
+    /// The newest segment of a timeline that has to be whole: the newest one that is, or the one before
+    /// what was streamed.
+    pub(crate) fn newest_whole_wanted(&self, timeline: Timeline) -> Option<u64> {
+        let whole = self.numbers(timeline).last().copied();
+        let begun = self.tails.range((timeline, 0)..=(timeline, u64::MAX));
+        let begun = begun.map(|((_, number), _)| *number).next_back();
+        whole.max(begun.and_then(|number| number.checked_sub(1)))
     }
 
     /// The newest segment on the way along `timeline`.
     fn newest_number(&self, timeline: Timeline) -> Option<u64> {
-        self.segments
-            .get(&timeline)
-            .and_then(|numbers| numbers.last().copied())
-            .or_else(|| {
-                self.history_of(timeline)
-                    .last()
-                    .map(|s| s.at.0 / self.segment_bytes)
-            })
+        self.newest_whole_wanted(timeline).or_else(|| {
+            self.history_of(timeline)
+                .last()
+                .map(|s| s.at.0 / self.segment_bytes)
+        })
     }
 
     fn gaps(&self, timeline: Timeline, from: u64, newest: u64) -> Vec<String> {
@@ -337,8 +438,37 @@ pub fn window_of(
                 window.to = window.to.max(info.pushed_at);
             }
         }
+        if is_newest && let Some(tail) = coverage.tail.filter(|tail| tail.is_servers_end) {
+            window.to = window.to.max(tail.sent_at);
+        }
     }
     Ok(Some(window))
+}
+
+/// How far replay goes from the newest base, and along which timeline; `None` where something is missing
+/// before the end. Blocks.
+///
+/// # Errors
+/// When the repository cannot be read.
+pub(crate) fn reached(
+    repository: &Repository,
+    workload: &WorkloadName,
+    points: &[RestorePoint],
+) -> Result<Option<(Timeline, Lsn)>, BackupError> {
+    let Some(segment_bytes) = segment_bytes_of(points) else {
+        return Ok(None);
+    };
+    let mut bases = points.iter().rev().filter_map(RestorePoint::postgres);
+    let Some(base) = bases.next() else {
+        return Ok(None);
+    };
+    let index = WalIndex::read(repository, workload, segment_bytes)?;
+    let timeline = index.timelines_from(base).pop().unwrap_or(base.timeline);
+    let coverage = index.coverage(base, timeline);
+    Ok(coverage
+        .gaps
+        .is_empty()
+        .then_some((timeline, coverage.reaches_lsn)))
 }
 
 #[cfg(test)]

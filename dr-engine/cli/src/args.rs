@@ -169,6 +169,12 @@ pub(crate) enum WalCommand {
         #[arg(long)]
         workload: Option<String>,
     },
+    /// Receives the WAL of a workload as it is written, until it is stopped, beginning again after every
+    /// failure. `dr serve` does the same for workloads that have `stream`.
+    Receive {
+        /// The workload; may be left out when there is one PostgreSQL workload.
+        workload: Option<String>,
+    },
     /// Shows what the stored WAL is good for: its timelines, and what is out of reach for gaps.
     Check {
         /// The workload; every PostgreSQL workload when left out.

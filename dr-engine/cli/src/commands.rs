@@ -52,6 +52,7 @@ async fn dispatch(context: &Context, command: Command) -> Result<u8, Failure> {
         Command::Wal(WalCommand::Check { workload, records }) => {
             wal::check(context, workload, records).await
         }
+        Command::Wal(WalCommand::Receive { workload }) => wal::receive(context, workload).await,
         // Answered before, without a runtime.
         Command::Wal(WalCommand::Push { .. } | WalCommand::Fetch { .. }) => Ok(output::failed()),
     }

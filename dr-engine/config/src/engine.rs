@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use dr_model::{HumanDuration, RepositoryName, TierName, WorkloadKind, WorkloadName};
 use serde::{Deserialize, Serialize};
@@ -191,6 +192,55 @@ pub struct PostgresSource {
     /// Files read at the same time during a base backup.
     #[serde(default = "default_read_parallelism")]
     pub read_parallelism: usize,
+    /// Receives the WAL as it is written, for an RPO of seconds; by segments only when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stream: Option<StreamConfig>,
+}
+
+/// How the WAL of a cluster is received as it is written.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StreamConfig {
+    /// The replication slot, and the `application_name` by which `synchronous_standby_names` can ask for
+    /// us; `dr_` and the workload's name when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slot: Option<String>,
+    /// How long what has arrived may wait until it is stored; 500 ms when left out. 0 stores at once, as
+    /// fast as the repository is: for `synchronous_standby_names`, where each commit waits for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub every: Option<HumanDuration>,
+}
+
+/// What has arrived waits no longer than this where nothing is said.
+const STREAM_EVERY: Duration = Duration::from_millis(500);
+/// A name has no more bytes (`NAMEDATALEN`).
+const SLOT_BYTES_MAX: usize = 63;
+
+impl StreamConfig {
+    /// The slot's name for a workload.
+    #[must_use]
+    pub fn slot_of(&self, workload: &WorkloadName) -> String {
+        self.slot.clone().unwrap_or_else(|| {
+            let mut name = format!("dr_{}", workload.as_str().replace('-', "_"));
+            name.truncate(SLOT_BYTES_MAX);
+            name
+        })
+    }
+
+    /// How long what has arrived may wait.
+    #[must_use]
+    pub fn every(&self) -> Duration {
+        self.every.map_or(STREAM_EVERY, |every| every.0)
+    }
+
+    /// Whether the slot's name is one (`slot.c`, `ReplicationSlotValidateName`).
+    pub(crate) fn has_good_name(&self) -> bool {
+        self.slot.as_deref().is_none_or(|name| {
+            let is_good =
+                |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
+            (1..=SLOT_BYTES_MAX).contains(&name.len()) && name.bytes().all(is_good)
+        })
+    }
 }
 
 fn default_read_parallelism() -> usize {

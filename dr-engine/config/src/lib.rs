@@ -32,7 +32,7 @@ pub use drill::{
 };
 pub use engine::{
     EngineFile, FilesSource, NatsSource, PostgresSource, PruneSchedule, RepositoryConfig,
-    TenancyConfig, TenancyModel, TenantTable, WorkloadConfig, WorkloadSource,
+    StreamConfig, TenancyConfig, TenancyModel, TenantTable, WorkloadConfig, WorkloadSource,
 };
 pub use error::ConfigError;
 pub use key_source::{ChosenKey, KeyCommandSource, KeySource};

@@ -437,6 +437,18 @@ fn validate_workload(
             "take it out and use password_env, password_file or PGPASSFILE".to_owned(),
         );
     }
+    if let Some(stream) = workload
+        .postgres
+        .as_ref()
+        .and_then(|one| one.stream.as_ref())
+        && !stream.has_good_name()
+    {
+        return at(
+            &["slot:"],
+            format!("the slot of workload `{name}` has a name that PostgreSQL does not take"),
+            "1 to 63 of a-z, 0-9 and _".to_owned(),
+        );
+    }
     if let Some(nats) = &workload.nats
         && has_password(&nats.url)
     {

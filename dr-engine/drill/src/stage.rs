@@ -72,6 +72,8 @@ pub(crate) struct Stage {
     pub(crate) probe: Option<Child>,
     /// The daemon runs in the sandbox.
     pub(crate) keeps_schedules: bool,
+    /// The WAL is received in the sandbox as it is written.
+    pub(crate) is_streamed: bool,
     pub(crate) fault: Option<Injected>,
     pub(crate) detected: Option<Seen>,
     pub(crate) declared: Option<Moment>,
@@ -111,6 +113,7 @@ impl Stage {
             sandbox: None,
             probe: None,
             keeps_schedules: false,
+            is_streamed: false,
             fault: None,
             detected: None,
             declared: None,
@@ -273,20 +276,29 @@ impl Stage {
 
     /// A queue or a folder is protected by its schedule alone, so the sandbox runs the daemon, as
     /// production does. A database is protected by its archive; there a scheduled backup could fall
-    /// between the load and the fault and switch the WAL, which would flatter the loss.
+    /// between the load and the fault and switch the WAL, which would flatter the loss. Where production
+    /// receives the WAL as it is written, so does the sandbox.
     fn keep_schedules(&mut self) -> Result<(), DrillError> {
         let workload = self
             .cast
             .parent
             .config
             .workload(self.cast.workload.as_str())?;
-        if matches!(workload.source, WorkloadSource::Postgres(_)) {
-            return Ok(());
-        }
-        let output = self.cast.sandbox.folder.join("logs/serve.log");
+        let is_streamed = match workload.source {
+            WorkloadSource::Postgres(source) if source.stream.is_none() => return Ok(()),
+            WorkloadSource::Postgres(_) => true,
+            WorkloadSource::Nats(_) | WorkloadSource::Files(_) => false,
+        };
+        let name = self.cast.workload.to_string();
+        let (arguments, log) = match is_streamed {
+            true => (vec!["wal", "receive", &name], "logs/receive.log"),
+            false => (vec!["serve"], "logs/serve.log"),
+        };
+        let output = self.cast.sandbox.folder.join(log);
         // It is in the sandbox's notes: the clean-up ends it, and somebody must wait for that end.
-        let mut daemon = self.sandbox()?.spawn_dr(&["serve"], &output)?;
-        self.keeps_schedules = true;
+        let mut daemon = self.sandbox()?.spawn_dr(&arguments, &output)?;
+        self.keeps_schedules = !is_streamed;
+        self.is_streamed = is_streamed;
         std::thread::spawn(move || daemon.wait());
         Ok(())
     }
@@ -334,7 +346,9 @@ impl Stage {
 
     /// What ran besides the probe while it loaded the service.
     pub(crate) fn beside_the_load(&self) -> &'static str {
-        if self.keeps_schedules {
+        if self.is_streamed {
+            "its WAL was received as it is written, as in production; no backup, nothing else"
+        } else if self.keeps_schedules {
             "the tier's own schedules ran, as in production; nothing else"
         } else {
             "no backup, no WAL switch, nothing else"

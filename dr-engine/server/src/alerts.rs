@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use dr_backup::WorkloadStatus;
+use dr_backup::wal::Standings;
 use dr_catalog::{Catalog, CatalogError};
+use dr_model::WorkloadName;
 use dr_scheduler::Activity;
 
 use crate::timetable::Entry;
@@ -34,6 +36,28 @@ pub(crate) fn of_schedules(entries: &[Entry], now: DateTime<Utc>) -> Alerts {
         alerts.insert(format!("schedule {}", entry.planned.key), message);
     }
     alerts
+}
+
+/// A receiver that fails for longer than this is an alarm: a server that is started anew is not.
+const STREAM_GRACE: TimeDelta = TimeDelta::seconds(15);
+
+/// What the receivers of WAL say.
+pub(crate) fn of_streams(
+    streams: &BTreeMap<WorkloadName, Standings>,
+    now: DateTime<Utc>,
+) -> Alerts {
+    let failing = streams.iter().filter_map(|(workload, standings)| {
+        let failing = standings.now().failing?;
+        (now - failing.since > STREAM_GRACE).then(|| {
+            let message = format!(
+                "`{workload}`: its WAL is not received as it is written since {}: {}",
+                time(failing.since),
+                failing.why
+            );
+            (format!("stream {workload}"), message)
+        })
+    });
+    failing.collect()
 }
 
 /// What the repositories say. `started` is when this daemon began: a new workload has until its

@@ -1,12 +1,15 @@
 //! The loop: what is due, what runs, what ended.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
+use dr_backup::wal::Standings;
 use dr_catalog::Catalog;
+use dr_config::WorkloadSource;
 use dr_installation::Installation;
+use dr_model::WorkloadName;
 use dr_scheduler::{Activity, Subject};
 use tokio::task::{Id, JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -34,6 +37,9 @@ pub(crate) struct Daemon {
     catalog: Catalog,
     launcher: Arc<dyn Launcher>,
     entries: Vec<Entry>,
+    /// Who receives the WAL of what.
+    streams: BTreeMap<WorkloadName, Standings>,
+    receivers: JoinSet<()>,
     running: HashMap<Id, Running>,
     tasks: JoinSet<Launched>,
     started: DateTime<Utc>,
@@ -56,10 +62,12 @@ impl Daemon {
             entries.push(entry(&catalog, planned, started).await?);
         }
         Ok(Self {
-            installation,
             catalog,
             launcher,
             entries,
+            streams: streamed(&installation),
+            receivers: JoinSet::new(),
+            installation,
             running: HashMap::new(),
             tasks: JoinSet::new(),
             started,
@@ -85,12 +93,23 @@ impl Daemon {
                 }
             }
         });
+        for (workload, standings) in &self.streams {
+            let (installation, workload) = (self.installation.clone(), workload.clone());
+            let (standings, cancel) = (standings.clone(), shutdown.child_token());
+            self.receivers.spawn(async move {
+                dr_backup::wal::receive_for_ever(&installation, &workload, &standings, &cancel)
+                    .await;
+            });
+        }
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => break,
                 Some(ended) = self.tasks.join_next_with_id() => self.ended(ended).await,
+                Some(Err(error)) = self.receivers.join_next() => {
+                    tracing::error!(%error, "a receiver of WAL broke down");
+                }
                 _ = tick.tick() => {
                     self.launch_what_is_due(&shutdown).await;
                     self.watch().await;
@@ -191,13 +210,16 @@ impl Daemon {
         self.ask_repositories().await;
         let now = self.installation.clock.now();
         let mut found = alerts::of_schedules(&self.entries, now);
+        found.extend(alerts::of_streams(&self.streams, now));
         let known = self.status_alerts.is_some();
         found.extend(self.status_alerts.clone().unwrap_or_default());
         if known && self.told.as_ref() == Some(&found) {
             return;
         }
         // Until the repositories have answered once, nothing they are to say is taken as mended.
-        let in_scope = |subject: &str| known || subject.starts_with("schedule ");
+        let in_scope = |subject: &str| {
+            known || subject.starts_with("schedule ") || subject.starts_with("stream ")
+        };
         match alerts::tell(&self.catalog, &found, in_scope, now).await {
             Ok(()) => self.told = known.then_some(found),
             Err(error) => tracing::error!(error = chain(&error), "alerts could not be recorded"),
@@ -255,11 +277,29 @@ impl Daemon {
                 }
             }
         }
+        // What had arrived is stored, and reported to the servers, before they end.
+        let receivers = async { while self.receivers.join_next().await.is_some() {} };
+        if tokio::time::timeout_at(end, receivers).await.is_err() {
+            tracing::warn!("a receiver of WAL did not stop in time");
+            self.receivers.shutdown().await;
+        }
         if let Some(status) = self.status.take() {
             status.abort();
         }
         tracing::info!("stopped");
     }
+}
+
+/// The workloads whose WAL is received as it is written.
+fn streamed(installation: &Installation) -> BTreeMap<WorkloadName, Standings> {
+    let workloads = installation.config.workloads();
+    workloads
+        .filter(|workload| match workload.source {
+            WorkloadSource::Postgres(source) => source.stream.is_some(),
+            WorkloadSource::Nats(_) | WorkloadSource::Files(_) => false,
+        })
+        .map(|workload| (workload.name.clone(), Standings::default()))
+        .collect()
 }
 
 /// A schedule with what the catalog knows of its last run.

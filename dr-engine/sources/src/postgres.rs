@@ -16,8 +16,12 @@ pub mod tools;
 pub use base_backup::{
     BaseBackup, BaseBackupResult, CaptureSummary, CorruptPage, PageChecks, WalHold,
 };
-pub use connection::{ClusterIdentity, ConnectOptions, check_data_directory, connect, identify};
+pub use connection::{
+    ClusterIdentity, ConnectOptions, StreamLimits, check_data_directory, connect, identify,
+    stream_limits,
+};
 pub use details::{
     CaptureDetails, ConfigFile, ConfigRole, CriticalSettings, DatabaseLocale, ExtensionVersion,
     Tablespace,
 };
+pub use sqlx::PgConnection;

@@ -237,6 +237,7 @@ fn the_window_begins_with_a_point_of_the_branch_that_is_followed() {
     };
     let histories = BTreeMap::from([(Timeline(2), vec![switch])]);
     let wal = WalFacts {
+        tails: Vec::new(),
         index: WalIndex::new(&names, histories, SEGMENT),
         names,
         last_written: BTreeMap::from([(Timeline(1), at(11)), (Timeline(2), at(13))]),
@@ -269,6 +270,7 @@ fn a_timeline_without_its_history_keeps_everything() {
         utc(2026, 4, 1, 0),
     );
     case.wal = Some(WalFacts {
+        tails: Vec::new(),
         index: WalIndex::new(&names, BTreeMap::new(), SEGMENT),
         names,
         last_written: BTreeMap::from([
@@ -288,6 +290,7 @@ fn without_any_base_no_wal_goes() {
     let name = WalFileName::of_number(1, Timeline(1), SEGMENT);
     let mut case = Case::of(Vec::new(), policy(), utc(2026, 3, 1, 0));
     case.wal = Some(WalFacts {
+        tails: Vec::new(),
         index: WalIndex::new(std::slice::from_ref(&name), BTreeMap::new(), SEGMENT),
         names: vec![name],
         last_written: BTreeMap::new(),

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
 use dr_model::{PostgresPosition, Timeline, WalFileName};
+use dr_store::TailPlace;
 use serde::Serialize;
 
 use super::window::{Reached, leads_to};
@@ -18,6 +19,8 @@ pub struct WalFacts {
     pub index: WalIndex,
     /// Every file.
     pub names: Vec<WalFileName>,
+    /// What was streamed of segments, stored whole or not.
+    pub tails: Vec<TailPlace>,
     /// When the newest file of each timeline was stored, by the store's clock.
     pub last_written: BTreeMap<Timeline, DateTime<Utc>>,
 }
@@ -38,6 +41,9 @@ pub struct WalPlan {
     /// The files that may go, oldest first: a crash between two leaves no hole in what is kept.
     #[serde(serialize_with = "as_text")]
     pub remove: Vec<WalFileName>,
+    /// What was streamed and says nothing any more: its segment is stored whole, or may go.
+    #[serde(skip)]
+    pub(crate) remove_tails: Vec<TailPlace>,
     /// Files that stay.
     pub kept: usize,
     /// From where on each timeline is kept without an end.
@@ -118,8 +124,17 @@ pub(super) fn plan(
             wal.index.segment_bytes,
         ))
     };
+    let is_over = |tail: &&TailPlace| {
+        let is_whole = tail
+            .segment
+            .timeline()
+            .zip(tail.segment.number(wal.index.segment_bytes))
+            .is_some_and(|(timeline, number)| wal.index.numbers(timeline).contains(&number));
+        is_whole || !is_kept(&tail.segment, &keep, wal.index.segment_bytes)
+    };
     WalPlan {
         remove,
+        remove_tails: wal.tails.iter().filter(is_over).cloned().collect(),
         kept,
         continuous_from: keep.iter().filter_map(from).collect(),
         onward,

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 use dr_installation::{Installation, open_for_wal};
 use dr_model::{WalFileName, WorkloadName};
+use dr_store::Repository;
+use dr_wal::page::SegmentHeader;
 
 use super::{FETCH_TIMEOUT, identity, within};
 use crate::BackupError;
@@ -53,15 +55,61 @@ fn deliver(
         None => identity::workload_of_directory(installation, &name)?,
     };
     let repository = installation.repository_of(&workload)?;
-    let body = repository.get_wal(&workload, &name).map_err(store_error(
-        format!("fetch {name} of `{workload}`"),
-        &repository,
-    ))?;
+    let failed = || store_error(format!("fetch {name} of `{workload}`"), &repository);
+    let whole = || repository.get_wal(&workload, &name).map_err(failed());
+    let body = match whole()? {
+        Some(body) => Some(body),
+        // Tails go when their segment is there: it is asked for again whatever they gave, so that neither
+        // is missed, nor a part taken for the whole, because of the moment of asking.
+        None => {
+            let streamed = streamed(&repository, &workload, &name);
+            match whole()? {
+                Some(body) => Some(body),
+                None => streamed?,
+            }
+        }
+    };
     let Some(body) = body else {
         return Ok(Fetched::Absent);
     };
     write_durably(to, &body)?;
     Ok(Fetched::Delivered)
+}
+
+/// What was streamed of a segment that is not stored whole, filled up with zeros: recovery takes a file of
+/// a segment's size only, and ends where the records do.
+fn streamed(
+    repository: &Repository,
+    workload: &WorkloadName,
+    name: &WalFileName,
+) -> Result<Option<Vec<u8>>, BackupError> {
+    if !matches!(name, WalFileName::Segment { .. }) {
+        return Ok(None);
+    }
+    let failed = || store_error(format!("fetch {name} of `{workload}`"), repository);
+    let places = repository.tails(workload).map_err(failed())?;
+    let of_it = places.iter().filter(|place| place.segment == *name);
+    // Where the segment begins, its first page must say.
+    let Some(start) = of_it.map(|place| place.from).min() else {
+        return Ok(None);
+    };
+    let (mut body, damaged) = repository
+        .read_tails(workload, name, start)
+        .map_err(failed())?;
+    // Recovery would end before what was acknowledged, without a word.
+    if let Some(damaged) = damaged {
+        return Err(failed()(damaged));
+    }
+    let Some(page) = SegmentHeader::parse(&body) else {
+        return Ok(None);
+    };
+    if let Ok(bytes) = usize::try_from(page.segment_bytes)
+        && body.len() < bytes
+    {
+        body.resize(bytes, 0);
+    }
+    identity::check_segment(name, &body)?;
+    Ok(Some(body))
 }
 
 /// Writes beside the target, makes it durable, and only then gives it the target's name: PostgreSQL

@@ -95,6 +95,7 @@ fn postgres_workloads(
 pub(super) fn one_workload<'a>(
     installation: &'a Installation,
     named: Option<&WorkloadName>,
+    what: &str,
 ) -> Result<(&'a WorkloadName, &'a PostgresSource), BackupError> {
     let mut found = postgres_workloads(installation);
     if let Some(named) = named {
@@ -107,9 +108,9 @@ pub(super) fn one_workload<'a>(
     match (found.next(), found.next()) {
         (Some(only), None) => Ok(only),
         (first, _) => Err(BackupError::WhichWorkload {
-            file: "what is ready".to_owned(),
+            file: what.to_owned(),
             why: match first {
-                Some(_) => "there are several; name one with --workload".to_owned(),
+                Some(_) => "there are several; name one".to_owned(),
                 None => "there is no postgres workload".to_owned(),
             },
         }),

@@ -58,7 +58,7 @@ pub fn push_ready(
     progress: &dyn Progress,
 ) -> Result<PushedReady, BackupError> {
     let installation = open_for_wal(config)?;
-    let (name, source) = identity::one_workload(&installation, workload)?;
+    let (name, source) = identity::one_workload(&installation, workload, "what is ready")?;
     let ready = ready_files(&source.data_directory.join("pg_wal"))?;
     progress.phase(&format!("archiving the WAL of `{name}`"), None);
     let (next, done) = (AtomicUsize::new(0), Mutex::new(Ok(PushedReady::default())));

@@ -9,7 +9,7 @@ use std::path::Path;
 
 use dr_config::WorkloadSource;
 use dr_installation::Installation;
-use dr_model::{Timeline, WalFileName, WorkloadName};
+use dr_model::{Lsn, Timeline, WalFileName, WorkloadName};
 use dr_sources::instance::PostgresInstance;
 use dr_sources::postgres::control;
 use dr_store::{Repository, WalPut};
@@ -146,6 +146,12 @@ fn rescue_one(
             Err(error) => return Ok(Verdict::LeftOut(error.to_string())),
         };
     }
+    // Of a disk that lost what it had flushed, or of an older copy: more was streamed than it has.
+    if is_segment && !begins_with_what_was_streamed(repository, workload, name, &body)? {
+        return Ok(Verdict::LeftOut(
+            "it is not what was streamed of it, which is kept".to_owned(),
+        ));
+    }
     // By content, not by name: the server may have come back after an earlier rescue and written more into
     // the segment that was stored then. Storing it is then refused, loudly.
     let stored = repository
@@ -163,4 +169,26 @@ fn rescue_one(
             WalPut::AlreadyThere => Verdict::AlreadyThere,
         },
     )
+}
+
+/// Whether a segment has everything that was streamed of it.
+fn begins_with_what_was_streamed(
+    repository: &Repository,
+    workload: &WorkloadName,
+    name: &WalFileName,
+    body: &[u8],
+) -> Result<bool, BackupError> {
+    let Some(start) = name
+        .number(body.len() as u64)
+        .and_then(|number| number.checked_mul(body.len() as u64))
+    else {
+        return Ok(true);
+    };
+    let (streamed, _) = repository
+        .read_tails(workload, name, Lsn(start))
+        .map_err(store_error(
+            format!("read what was streamed of {name} of `{workload}`"),
+            repository,
+        ))?;
+    Ok(body.starts_with(&streamed))
 }

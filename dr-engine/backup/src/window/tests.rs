@@ -78,3 +78,52 @@ fn history_files_read_as_postgresql_writes_them() {
         "parents must ascend"
     );
 }
+
+fn tail(to: u64, is_servers_end: bool) -> TailEnd {
+    TailEnd {
+        to: Lsn(to),
+        sent_at: chrono::DateTime::from_timestamp(1_700_000_000, 0).unwrap(),
+        is_servers_end,
+    }
+}
+
+#[test]
+fn what_was_streamed_behind_the_chain_is_reached_and_lacks_nothing() {
+    let names: Vec<_> = [2, 3, 4].map(|n| segment(1, n)).into();
+    let mut index = WalIndex::new(&names, BTreeMap::new(), SEGMENT);
+    let from = base(1, 2 * SEGMENT + 40, 3 * SEGMENT);
+    let end = 5 * SEGMENT + 77;
+    index.tails.insert((Timeline(1), 5), tail(end, true));
+    let coverage = index.coverage(&from, Timeline(1));
+    assert_eq!(coverage.reaches_lsn, Lsn(end));
+    assert_eq!(coverage.last, Some(segment(1, 4)));
+    assert_eq!(coverage.gaps, [""; 0]);
+    // Left behind: its rest is missing, and what comes after it is out of reach.
+    index
+        .tails
+        .insert((Timeline(1), 7), tail(7 * SEGMENT + 5, true));
+    let coverage = index.coverage(&from, Timeline(1));
+    assert_eq!(coverage.reaches_lsn, Lsn(end));
+    assert_eq!(coverage.gaps, [5, 6].map(|n| segment(1, n).to_string()));
+    assert_eq!(index.newest_whole_wanted(Timeline(1)), Some(6));
+}
+
+#[test]
+fn until_the_child_has_something_the_parents_tail_serves_up_to_the_switch() {
+    let at = 4 * SEGMENT + 100;
+    let switch = TimelineSwitch {
+        parent: Timeline(1),
+        at: Lsn(at),
+    };
+    let histories = BTreeMap::from([(Timeline(2), vec![switch])]);
+    let names: Vec<_> = [2, 3].map(|n| segment(1, n)).into();
+    let mut index = WalIndex::new(&names, histories, SEGMENT);
+    let from = base(1, 2 * SEGMENT + 40, 3 * SEGMENT);
+    index.tails.insert((Timeline(1), 4), tail(at + 900, true));
+    let coverage = index.coverage(&from, Timeline(2));
+    assert_eq!((coverage.reaches_lsn, coverage.gaps.len()), (Lsn(at), 0));
+    assert!(coverage.tail.is_some_and(|tail| !tail.is_servers_end));
+    index.tails.insert((Timeline(2), 4), tail(at + 300, true));
+    let coverage = index.coverage(&from, Timeline(2));
+    assert_eq!(coverage.reaches_lsn, Lsn(at + 300));
+}

@@ -1,8 +1,8 @@
 //! `dr config`.
 
-use dr_config::WorkloadSource;
+use dr_config::{StreamConfig, Workload, WorkloadSource};
 use dr_installation::Installation;
-use dr_sources::postgres::ConnectOptions;
+use dr_sources::postgres::{ClusterIdentity, ConnectOptions};
 
 use crate::args::ConfigCommand;
 use crate::context::Context;
@@ -68,6 +68,11 @@ async fn check_postgres(
     let mut connection = dr_sources::postgres::connect(options).await?;
     let cluster = dr_sources::postgres::identify(&mut connection).await?;
     let mut problems = Vec::new();
+    if let WorkloadSource::Postgres(source) = workload.source
+        && let Some(stream) = &source.stream
+    {
+        return check_stream(&mut connection, &cluster, stream, workload).await;
+    }
     let archiving = cluster.archive_mode != "off" && !cluster.archive_command.is_empty();
     if !archiving {
         problems.push(format!(
@@ -79,6 +84,49 @@ async fn check_postgres(
         dr_config::check_rpo(workload.tier, cluster.archive_timeout_seconds)
     {
         problems.push(format!("{}: {problem}", workload.name));
+    }
+    Ok(problems)
+}
+
+/// The same where WAL is received as it is written.
+async fn check_stream(
+    connection: &mut dr_sources::postgres::PgConnection,
+    cluster: &ClusterIdentity,
+    stream: &StreamConfig,
+    workload: &Workload<'_>,
+) -> Result<Vec<String>, Failure> {
+    let limits = dr_sources::postgres::stream_limits(connection).await?;
+    let mut problems = Vec::new();
+    if cluster.wal_level == "minimal" || limits.senders_max == 0 {
+        problems.push(format!(
+            "{}: the server streams no WAL; set wal_level = replica and max_wal_senders = 10",
+            workload.name
+        ));
+    }
+    if !limits.may_replicate {
+        problems.push(format!(
+            "{}: its role may not receive WAL; ALTER ROLE ... REPLICATION, and a line for `replication` \
+             in pg_hba.conf",
+            workload.name
+        ));
+    }
+    if limits.slot_keep_bytes.is_none() {
+        problems.push(format!(
+            "{}: while its repository is away, slot `{}` keeps WAL until the server's disk is full; set \
+             max_slot_wal_keep_size to what there is room for",
+            workload.name,
+            stream.slot_of(workload.name)
+        ));
+    }
+    if stream.every() > workload.tier.rpo.0 {
+        problems.push(format!(
+            "{}: tier {} promises an RPO of {}, and what has arrived may wait {} ms: `every` has to be \
+             shorter",
+            workload.name,
+            workload.tier.tier,
+            workload.tier.rpo,
+            stream.every().as_millis()
+        ));
     }
     Ok(problems)
 }

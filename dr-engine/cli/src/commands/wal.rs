@@ -1,4 +1,5 @@
-//! `dr wal push` and `dr wal fetch`, called by PostgreSQL for every segment, and `dr wal check`.
+//! `dr wal push` and `dr wal fetch`, called by PostgreSQL for every segment; `dr wal receive` and
+//! `dr wal check`, called by people.
 //!
 //! The exit codes of push and fetch are PostgreSQL's business (25.3.1 and 25.3.3 of its documentation), not the
 //! program's general ones. Push: 0 only when the file is durable, else 1, because a code above 125 would
@@ -8,8 +9,9 @@
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
-use dr_backup::wal::{Fetched, WalCheck, WalGap, WalStretch};
+use dr_backup::wal::{Fetched, Standing, Standings, WalCheck, WalGap, WalStretch};
 use dr_model::{Progress, WorkloadName};
 
 use crate::args::WalCommand;
@@ -17,6 +19,10 @@ use crate::context::Context;
 use crate::failure::{FAILED, Failure};
 use crate::{output, progress};
 
+/// How often a receiver is looked at.
+const LOOK_INTERVAL: Duration = Duration::from_millis(200);
+/// How often it says how far it is.
+const TELL_INTERVAL: Duration = Duration::from_secs(10);
 const FETCH_ABSENT: u8 = 1;
 pub(crate) const FETCH_FAILED: u8 = 200;
 
@@ -45,8 +51,8 @@ pub(crate) fn run(command: &WalCommand, config: Option<&Path>, json: bool) -> Ex
                 ExitCode::from(FETCH_FAILED)
             }
         },
-        // Needs a runtime: see `check`.
-        WalCommand::Check { .. } => ExitCode::FAILURE,
+        // Need a runtime: see `check` and `receive`.
+        WalCommand::Check { .. } | WalCommand::Receive { .. } => ExitCode::FAILURE,
     }
 }
 
@@ -121,6 +127,66 @@ pub(crate) async fn check(
         }
     }
     Ok(if is_clean { 0 } else { FAILED })
+}
+
+/// Receives until it is stopped, and says what happens: when it fails, and every now and then how far it is.
+pub(crate) async fn receive(context: &Context, workload: Option<String>) -> Result<u8, Failure> {
+    let installation = context.installation()?;
+    let named = workload.map(|name| crate::context::workload(&installation, &name));
+    let workload = dr_backup::wal::one_workload(&installation, named.transpose()?.as_ref())?;
+    let standings = Standings::default();
+    let receiving =
+        dr_backup::wal::receive_for_ever(&installation, &workload, &standings, &context.cancel);
+    tokio::pin!(receiving);
+    let mut look = tokio::time::interval(LOOK_INTERVAL);
+    let mut told = Standing::default();
+    let mut said = None;
+    loop {
+        tokio::select! {
+            () = &mut receiving => break,
+            _ = look.tick() => {
+                let now = standings.now();
+                let is_time = said.is_none_or(|at: std::time::Instant| at.elapsed() >= TELL_INTERVAL);
+                if is_news(&told, &now) || is_time && now.durable != told.durable {
+                    tell(&workload, &now);
+                    told = now;
+                    said = Some(std::time::Instant::now());
+                }
+            }
+        }
+    }
+    let end = standings.now();
+    if context.json {
+        output::json(&end)?;
+    } else {
+        output::data(&format!(
+            "{workload}: stopped; everything up to {} is in the repository",
+            end.durable
+        ));
+    }
+    Ok(0)
+}
+
+/// Whether something happened that is to be said at once.
+fn is_news(told: &Standing, now: &Standing) -> bool {
+    told.failing.is_some() != now.failing.is_some() || told.timeline != now.timeline
+}
+
+fn tell(workload: &WorkloadName, now: &Standing) {
+    // Failures and notes are in the log, which goes to the same place.
+    if now.failing.is_some() {
+        return;
+    }
+    let Some(timeline) = now.timeline else { return };
+    let behind = now.server_end.0.saturating_sub(now.durable.0);
+    let behind = match behind {
+        0 => "all that the server has".to_owned(),
+        bytes => format!("{} behind the server", dr_model::ByteCount(bytes)),
+    };
+    output::talk(&format!(
+        "{workload}: timeline {timeline}, in the repository up to {}, {behind}",
+        now.durable
+    ));
 }
 
 fn describe(check: &WalCheck) {

@@ -18,7 +18,9 @@ use crate::DrillError;
 const RECOVERY_TIME_MAX: Duration = Duration::from_secs(1800);
 /// Everyone on this host may connect to the sandbox: it is reachable by loopback and by a socket in a
 /// folder of its owner only, and it is gone after the drill.
-const HOST_BASED_AUTHENTICATION: &str = "local all all trust\nhost all all 127.0.0.1/32 trust\n";
+/// `all` does not mean `replication`, which is how WAL is received as it is written.
+const HOST_BASED_AUTHENTICATION: &str =
+    "local all,replication all trust\nhost all,replication all 127.0.0.1/32 trust\n";
 const HBA_FILE: &str = "pg_hba.sandbox.conf";
 
 /// The parent's URL on another server.

@@ -74,6 +74,9 @@ impl Stored {
                     }
                 },
             };
+            // What was streamed up to where the server's WAL ended then is the later news.
+            let streamed = coverage.tail.filter(|tail| tail.is_servers_end);
+            let arrived = arrived.max(streamed.map(|tail| tail.sent_at));
             reach.push(Reach {
                 coverage: Some(coverage),
                 arrived,
@@ -136,17 +139,22 @@ impl Stored {
     }
 }
 
-/// Whether a base backup that began at or after `time` proves that the archive has passed it. The arrival of
-/// a segment does not: an archiver that fell behind delivers old commits late.
+/// Whether the archive is known to have passed `time`: a base backup began after it, or what was streamed
+/// reached to the server's end after it. The arrival of a segment proves nothing: an archiver that fell
+/// behind delivers old commits late.
 fn archive_has_passed(
     stored: &Stored,
     timeline: Timeline,
     reaches_lsn: dr_model::Lsn,
     time: DateTime<Utc>,
 ) -> bool {
-    stored
-        .bases(timeline)
-        .any(|(point, base, ..)| point.started >= time && base.start_lsn <= reaches_lsn)
+    stored.bases(timeline).any(|(point, base, coverage, _)| {
+        // A commit's time is taken before it is written, and what is sent is looked up before it is sent.
+        let streamed = coverage
+            .tail
+            .is_some_and(|tail| tail.is_servers_end && tail.sent_at >= time + ARRIVAL_MARGIN);
+        (streamed || point.started >= time) && base.start_lsn <= reaches_lsn
+    })
 }
 
 fn unreachable(stored: &Stored, target: &Target, why: String, nearest: String) -> RestoreError {

@@ -195,6 +195,43 @@ pub async fn identify(connection: &mut PgConnection) -> Result<ClusterIdentity, 
     Ok(identity)
 }
 
+/// What a server allows to whoever receives its WAL.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StreamLimits {
+    /// `max_wal_senders`.
+    pub senders_max: u32,
+    /// `max_slot_wal_keep_size` in bytes; `None` without a limit.
+    pub slot_keep_bytes: Option<u64>,
+    /// Whether our role may.
+    pub may_replicate: bool,
+}
+
+/// Asks for them.
+///
+/// # Errors
+/// When the statement fails.
+pub async fn stream_limits(connection: &mut PgConnection) -> Result<StreamLimits, SourceError> {
+    // `pg_settings` gives the limit in megabytes, -1 for none.
+    let (senders_max, slot_keep, may_replicate): (i64, i64, bool) = sqlx::query_as(
+        "select (select setting::bigint from pg_settings where name = 'max_wal_senders'),
+                (select setting::bigint from pg_settings where name = 'max_slot_wal_keep_size'),
+                (select rolreplication or rolsuper from pg_roles where rolname = current_user)",
+    )
+    .fetch_one(connection)
+    .await
+    .map_err(|source| SourceError::Sql {
+        action: "tell what it allows to whoever receives its WAL",
+        source,
+    })?;
+    Ok(StreamLimits {
+        senders_max: u32::try_from(senders_max).unwrap_or(0),
+        slot_keep_bytes: u64::try_from(slot_keep)
+            .ok()
+            .map(|megabytes| megabytes << 20),
+        may_replicate,
+    })
+}
+
 /// Makes sure that `data_directory` is readable and is the very folder the server works on.
 ///
 /// # Errors

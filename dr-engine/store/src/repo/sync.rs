@@ -21,6 +21,7 @@ use super::keys::{SHRED, SLOTS, TENANT_KEYS, WORKLOAD_KEYS};
 use super::lock::LOCKS;
 use super::points::{POINTS, StoredPoint, point_name};
 use super::session::{CONDEMNED, SESSIONS};
+use super::tail::TAILS;
 use super::verify::workload_of;
 use super::writer::copies::bring_chain;
 use super::{Inner, Repository, fetch};
@@ -238,6 +239,8 @@ impl Sync<'_> {
             .range(prefix.to_owned()..)
             .take_while(|(name, _)| name.starts_with(prefix))
             .filter(|(name, size)| self.listed_there.get(*name) != Some(size))
+            // They go, from one second to the next, when their segment is stored whole, copies included.
+            .filter(|(name, _)| !name.starts_with(TAILS))
             .map(|(name, size)| (name.clone(), *size))
             .collect()
     }

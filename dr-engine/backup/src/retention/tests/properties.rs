@@ -128,6 +128,7 @@ impl Cluster {
 
     fn wal(&self, names: Vec<WalFileName>) -> WalFacts {
         WalFacts {
+            tails: Vec::new(),
             index: WalIndex::new(&names, self.histories.clone(), SEGMENT),
             names,
             last_written: self.last_written.clone(),

@@ -76,8 +76,8 @@ fn ranges(index: &WalIndex, wanted: &Wanted<'_>) -> Ranges {
                 }
                 from = from.max(left);
             }
-            if let Some(newest) = index.numbers(timeline).last() {
-                want(timeline, from, *newest);
+            if let Some(newest) = index.newest_whole_wanted(timeline) {
+                want(timeline, from, newest);
             }
         }
     }
