@@ -326,47 +326,67 @@ impl PointReader {
         self.repo().index_for_reading(&self.workload, true)
     }
 
-    /// The chunks of a stretch of content.
+    /// The chunks of a stretch of content. Where each request waits for a network, what comes next is
+    /// fetched while what is here is opened and handed on.
     fn leaves(
         &self,
         keys: &Keys,
         references: &[Reference],
         each: &mut dyn FnMut(&[u8]) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
-        let mut rest = references;
-        while let Some(first) = rest.first() {
-            let index = self.index_with(&first.name)?;
-            let taken = self.run(keys, &index, rest, each)?;
-            rest = rest.get(taken..).unwrap_or_default();
-        }
-        Ok(())
+        let ahead = self.is_far();
+        std::thread::scope(|scope| {
+            let mut rest = references;
+            let mut coming = None;
+            while !rest.is_empty() {
+                let fetched = match coming.take() {
+                    None => self.fetch_first(rest),
+                    Some(coming) => std::thread::ScopedJoinHandle::join(coming)
+                        .unwrap_or(Err(StoreError::WriterFailed)),
+                };
+                let Fetched { index, run } = fetched?;
+                let taken = run.as_ref().map_or(1, |run| run.places.len());
+                let (these, later) = rest.split_at_checked(taken).unwrap_or((rest, &[]));
+                if ahead && !later.is_empty() {
+                    coming = Some(scope.spawn(move || self.fetch_first(later)));
+                }
+                self.hand_on(keys, &index, these, run, each)?;
+                rest = later;
+            }
+            Ok(())
+        })
     }
 
-    /// Hands on chunks from the front that lie one behind the other; returns how many.
-    fn run(
-        &self,
-        keys: &Keys,
-        index: &Index,
-        references: &[Reference],
-        each: &mut dyn FnMut(&[u8]) -> Result<(), StoreError>,
-    ) -> Result<usize, StoreError> {
-        let Some(first) = references.first() else {
-            return Ok(0);
-        };
+    /// Fetches the first of the chunks with those that lie behind it.
+    fn fetch_first(&self, references: &[Reference]) -> Result<Fetched, StoreError> {
+        let first = references.first().ok_or(StoreError::WriterFailed)?;
+        let index = self.index_with(&first.name)?;
         let number = index
             .find(&first.name)
             .next()
             .ok_or_else(|| self.no_chunk(&first.name))?;
-        let run = match self.fetch_run(index, number, references) {
-            Ok(run) => run,
-            Err(error) => {
+        let run = self.fetch_run(&index, number, references);
+        Ok(Fetched { index, run })
+    }
+
+    /// Opens what was fetched and hands it on, each chunk from another place where this one's is not whole.
+    fn hand_on(
+        &self,
+        keys: &Keys,
+        index: &Index,
+        references: &[Reference],
+        run: Result<Run, StoreError>,
+        each: &mut dyn FnMut(&[u8]) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let run = match (run, references.first()) {
+            (Ok(run), _) => run,
+            (Err(error), Some(first)) => {
                 let chunk = self.any_copy(keys, index, &first.name, error)?;
                 self.expect_length(first, &chunk)?;
-                each(&chunk)?;
-                return Ok(1);
+                return each(&chunk);
             }
+            (Err(error), None) => return Err(error),
         };
-        let count = run.places.len();
         for (reference, place) in references.iter().zip(&run.places) {
             let sealed = run.sealed(place);
             let opened = run
@@ -381,7 +401,7 @@ impl PointReader {
             self.expect_length(reference, &chunk)?;
             each(&chunk)?;
         }
-        Ok(count)
+        Ok(())
     }
 
     fn expect_length(&self, reference: &Reference, chunk: &[u8]) -> Result<(), StoreError> {
@@ -517,6 +537,12 @@ struct Part {
     offset: u64,
     start: u64,
     end: u64,
+}
+
+/// What came of fetching: chunks, or why the first of them has to be looked for elsewhere.
+struct Fetched {
+    index: Arc<Index>,
+    run: Result<Run, StoreError>,
 }
 
 /// Chunks that were fetched together.

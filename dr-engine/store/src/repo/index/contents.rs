@@ -12,7 +12,7 @@ use crate::StoreError;
 use crate::format::header::HEADER_BYTES;
 use crate::format::pack::{self, PackId, PackOpener, PackedChunk, Place};
 use crate::format::{ChunkName, FormatError};
-use crate::repo::Inner;
+use crate::repo::{Inner, fetch};
 
 /// Packs whose contents are kept: 64 chunks of 24 bytes each make some 6 MiB of this.
 const KEPT_MAX: usize = 4096;
@@ -136,11 +136,19 @@ impl Inner {
                 (opener, chunks)
             }
             None => {
-                let opener = opened(&self.part(&object, 0, HEADER_BYTES as u64)?)?;
                 let chunks = usize::try_from(file.chunks).unwrap_or(usize::MAX);
                 let tail = pack::tail_bytes(chunks).min(file.size);
-                let data = self.part(&object, file.size - tail, tail)?;
-                let chunks = opener.contents(&data, file.size);
+                let parts = [(0, HEADER_BYTES as u64), (file.size - tail, tail)];
+                let part = |(offset, length): &(u64, u64)| self.part(&object, *offset, *length);
+                // Two requests, which need not wait for each other.
+                let both = match self.backend.is_far() {
+                    true => fetch::each(&parts, part),
+                    false => parts.iter().map(part).collect(),
+                };
+                let mut both = both.into_iter();
+                let mut next = || both.next().unwrap_or(Err(StoreError::WriterFailed));
+                let opener = opened(&next()?)?;
+                let chunks = opener.contents(&next()?, file.size);
                 (opener, chunks)
             }
         };
