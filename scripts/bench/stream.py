@@ -110,13 +110,17 @@ def latencies(server: Server, seconds: int, rate: int) -> tuple[float, list[floa
         "if here > last then raise notice '% %', here, extract(epoch from clock_timestamp()); last := here; end if; "
         f"perform pg_sleep({POLL_SECONDS}); end loop; end $$"
     )
-    watching = subprocess.Popen(
-        [*server.as_postgres, str(POSTGRES_BIN / "psql"), "-X", "-q", "-h", str(server.folder), "-p", str(server.port),
-         "-U", "postgres", "-c", poll],
-        cwd=server.folder, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
-    )
+    # A file, not a pipe: a full pipe would hold up the one who measures.
+    heard = server.folder / "heard"
+    with heard.open("w") as output:
+        watching = subprocess.Popen(
+            [*server.as_postgres, str(POSTGRES_BIN / "psql"), "-X", "-q", "-h", str(server.folder), "-p", str(server.port),
+             "-U", "postgres", "-c", poll],
+            cwd=server.folder, stderr=output, stdout=subprocess.DEVNULL,
+        )
     tps = load(server, seconds, rate, 4)
-    seen = [line.split("NOTICE:")[1].split() for line in watching.communicate()[1].splitlines() if "NOTICE:" in line]
+    watching.wait()
+    seen = [line.split("NOTICE:")[1].split() for line in heard.read_text().splitlines() if "NOTICE:" in line]
     seen = [(place(lsn), float(at)) for lsn, at in seen]
     marks = [line.split("|") for line in
              server.psql("select place, extract(epoch from at) from marks order by place").splitlines()]

@@ -236,14 +236,34 @@ impl Repository {
         segment: &WalFileName,
         start: Lsn,
     ) -> Result<Option<TailEnd>, StoreError> {
+        self.tail_end_of(workload, places, segment, start, READS_MAX)
+    }
+
+    fn tail_end_of(
+        &self,
+        workload: &WorkloadName,
+        places: &[TailPlace],
+        segment: &WalFileName,
+        start: Lsn,
+        depth: u32,
+    ) -> Result<Option<TailEnd>, StoreError> {
         for last in tail_chain(places, segment, start).into_iter().rev() {
             match self.tail(workload, &last) {
-                Ok(tail) => {
-                    return Ok(tail.map(|tail| TailEnd {
+                Ok(Some(tail)) => {
+                    return Ok(Some(TailEnd {
                         to: last.to,
                         sent_at: tail.sent_at,
                         is_servers_end: tail.is_servers_end,
                     }));
+                }
+                Ok(None) => {
+                    // Something longer took its place, or the whole segment did.
+                    let now = self.tails(workload)?;
+                    let is_news = now.as_slice() != places;
+                    return match is_news && depth > 0 {
+                        true => self.tail_end_of(workload, &now, segment, start, depth - 1),
+                        false => Ok(None),
+                    };
                 }
                 Err(StoreError::Damaged { object, .. }) => {
                     tracing::warn!(object, "a damaged tail is passed over");
@@ -290,6 +310,10 @@ impl Repository {
                 }
             }
             match went {
+                // A listing is no picture of one moment: it may lack what was stored while it was made,
+                // and show what that took in as gone.
+                None if reads < READS_MAX
+                    && tail_chain(&self.tails(workload)?, segment, start) != chain => {}
                 None => return Ok((bytes, None)),
                 Some(_) if reads < READS_MAX => {}
                 Some(place) => return Err(self.inner().missing(&object_name(workload, place))),

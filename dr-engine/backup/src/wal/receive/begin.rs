@@ -61,9 +61,10 @@ pub(super) fn beginning(known: &Known<'_>) -> Beginning {
     let before = wanted
         .checked_sub(1)
         .filter(|before| is_stored(*before) && place(*before).timeline == place(wanted).timeline);
+    // The segment that the server is in it has in any case.
     let mut places: Vec<Place> = before
         .into_iter()
-        .chain([wanted, kept])
+        .chain([wanted, kept, last])
         .map(place)
         .collect();
     places.dedup();
@@ -118,7 +119,7 @@ mod tests {
 
     #[test]
     fn nothing_stored_begins_where_the_slot_does() {
-        assert_eq!(begin(&index(&[], &[]), 1, 9, Some(7)), [(1, 7)]);
+        assert_eq!(begin(&index(&[], &[]), 1, 9, Some(7)), [(1, 7), (1, 9)]);
         assert_eq!(begin(&index(&[], &[]), 1, 9, None), [(1, 9)]);
     }
 
@@ -134,13 +135,16 @@ mod tests {
     #[test]
     fn a_gap_that_the_slot_still_keeps_is_filled() {
         let stored = index(&[(1, 5), (1, 7), (1, 8)], &[]);
-        assert_eq!(begin(&stored, 1, 9, Some(5)), [(1, 5), (1, 6)]);
+        assert_eq!(begin(&stored, 1, 9, Some(5)), [(1, 5), (1, 6), (1, 9)]);
     }
 
     #[test]
     fn a_gap_before_the_slot_is_tried_and_the_slot_is_the_way_out() {
         let stored = index(&[(1, 3), (1, 4)], &[]);
-        assert_eq!(begin(&stored, 1, 9, Some(8)), [(1, 4), (1, 5), (1, 8)]);
+        assert_eq!(
+            begin(&stored, 1, 9, Some(8)),
+            [(1, 4), (1, 5), (1, 8), (1, 9)]
+        );
         // No slot yet: what the server has from there on.
         assert_eq!(begin(&stored, 1, 9, None), [(1, 4), (1, 5), (1, 9)]);
     }
@@ -149,9 +153,9 @@ mod tests {
     fn a_new_timeline_begins_in_the_segment_of_its_switch() {
         let switch = 6 * SEGMENT + 4000;
         let stored = index(&[(1, 4), (1, 5)], &[(2, 1, switch)]);
-        assert_eq!(begin(&stored, 2, 7, Some(6)), [(2, 6)]);
+        assert_eq!(begin(&stored, 2, 7, Some(6)), [(2, 6), (2, 7)]);
         // What the old one lacks before the switch is received along the old one first.
         let stored = index(&[(1, 4)], &[(2, 1, switch)]);
-        assert_eq!(begin(&stored, 2, 7, Some(5)), [(1, 4), (1, 5)]);
+        assert_eq!(begin(&stored, 2, 7, Some(5)), [(1, 4), (1, 5), (2, 7)]);
     }
 }

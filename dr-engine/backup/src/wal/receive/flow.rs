@@ -45,6 +45,8 @@ pub(super) struct Flow<'a> {
     segment_bytes: u64,
     writing: Option<Writing>,
     last_write: Instant,
+    /// The segment that is being stored whole.
+    coming: Option<WalFileName>,
     /// Segments that were stored whole, of which tails may be there.
     finished: Vec<WalFileName>,
     /// Whether tails may be there that say nothing any more.
@@ -55,6 +57,8 @@ pub(super) struct Flow<'a> {
     sent_at: Option<DateTime<Utc>>,
     /// When the server was last heard.
     heard: Instant,
+    /// The server took no report.
+    is_deaf: bool,
 }
 
 impl<'a> Flow<'a> {
@@ -63,6 +67,7 @@ impl<'a> Flow<'a> {
         place: &Place,
         segment_bytes: u64,
         stored: BTreeMap<u64, Vec<u8>>,
+        server_end: Lsn,
     ) -> Self {
         Self {
             receiver,
@@ -70,12 +75,14 @@ impl<'a> Flow<'a> {
             segment_bytes,
             writing: None,
             last_write: Instant::now(),
+            coming: None,
             finished: Vec::new(),
             is_untidy: false,
             tidying: None,
-            server_end: place.at,
+            server_end,
             sent_at: None,
             heard: Instant::now(),
+            is_deaf: false,
         }
     }
 
@@ -97,21 +104,25 @@ impl<'a> Flow<'a> {
         }
         self.tell();
         if matches!(ended, Ok(Next::Stopped)) {
-            self.report(&mut stream, false).await?;
+            self.report(&mut stream, false).await;
         }
         ended
     }
 
     async fn store_the_rest(&mut self) -> Result<(), BackupError> {
-        if let Some(writing) = self.writing.take() {
-            finished(writing.await)?;
+        let mut writing = self.writing.take();
+        loop {
+            let write = match writing.take() {
+                Some(writing) => writing,
+                None => match self.inflow.next() {
+                    Some(work) => self.store(work),
+                    None => return Ok(()),
+                },
+            };
+            let written = tokio::time::timeout(WRITE_MAX, write).await;
+            finished(written.map_err(|_| self.too_slow())?)?;
             self.inflow.done();
         }
-        while let Some(work) = self.inflow.next() {
-            finished(self.store(work).await)?;
-            self.inflow.done();
-        }
-        Ok(())
     }
 
     async fn go_on(
@@ -120,7 +131,7 @@ impl<'a> Flow<'a> {
         cancel: &CancellationToken,
     ) -> Result<Next, BackupError> {
         // A server that has nothing new answers, so that it is known to be there.
-        self.report(stream, true).await?;
+        self.report(stream, true).await;
         let mut next_report = Instant::now() + REPORT_INTERVAL;
         loop {
             let due = self.last_write + self.receiver.every;
@@ -132,7 +143,6 @@ impl<'a> Flow<'a> {
                 self.last_write = Instant::now();
                 self.writing = Some(self.store(work));
             }
-            self.tidy();
             let waits = self.writing.is_none() && self.inflow.has_news();
             let too_long = self.last_write + WRITE_MAX;
             tokio::select! {
@@ -141,8 +151,10 @@ impl<'a> Flow<'a> {
                     self.writing = None;
                     finished(written)?;
                     self.inflow.done();
+                    self.finished.extend(self.coming.take());
                     self.tell();
-                    self.report(stream, false).await?;
+                    self.tidy();
+                    self.report(stream, false).await;
                     next_report = Instant::now() + REPORT_INTERVAL;
                 }
                 event = stream.next(), if self.inflow.has_room() => {
@@ -153,13 +165,7 @@ impl<'a> Flow<'a> {
                 }
                 () = sleep_until(due), if waits => {}
                 () = sleep_until(too_long), if self.writing.is_some() => {
-                    return Err(BackupError::TimedOut {
-                        what: format!(
-                            "storing what was streamed of `{}`",
-                            self.receiver.workload
-                        ),
-                        seconds: WRITE_MAX.as_secs(),
-                    });
+                    return Err(self.too_slow());
                 }
                 () = sleep_until(next_report) => {
                     // A quiet server says nothing by itself: whether it is there has to be asked.
@@ -169,10 +175,17 @@ impl<'a> Flow<'a> {
                             seconds: SILENCE_MAX.as_secs(),
                         });
                     }
-                    self.report(stream, true).await?;
+                    self.report(stream, true).await;
                     next_report = Instant::now() + REPORT_INTERVAL;
                 }
             }
+        }
+    }
+
+    fn too_slow(&self) -> BackupError {
+        BackupError::TimedOut {
+            what: format!("storing what was streamed of `{}`", self.receiver.workload),
+            seconds: WRITE_MAX.as_secs(),
         }
     }
 
@@ -218,7 +231,7 @@ impl<'a> Flow<'a> {
                     self.receiver.standings.all_durable(server_clock);
                 }
                 if reply_requested {
-                    self.report(stream, false).await?;
+                    self.report(stream, false).await;
                 }
                 Ok(None)
             }
@@ -238,10 +251,13 @@ impl<'a> Flow<'a> {
         receiver
             .standings
             .stored(matches!(work, Work::Segment { .. }));
-        match &work {
-            Work::Segment { name, .. } => self.finished.push(name.clone()),
-            Work::Tail { merges, .. } => self.is_untidy |= *merges,
-        }
+        self.coming = match &work {
+            Work::Segment { name, .. } => Some(name.clone()),
+            Work::Tail { merges, .. } => {
+                self.is_untidy |= *merges;
+                None
+            }
+        };
         tokio::task::spawn_blocking(move || match work {
             Work::Tail { tail, .. } => repository
                 .put_tail(&workload, segment_bytes, &tail)
@@ -257,17 +273,18 @@ impl<'a> Flow<'a> {
         })
     }
 
-    /// Removes tails that say nothing any more, when nothing is being written that they may still be
-    /// needed for. Failing at it does no harm: prune removes them.
+    /// Removes tails that say nothing any more: of segments that are durable, and those that lie within
+    /// what durable ones hold. Failing at it does no harm: prune removes them.
     fn tidy(&mut self) {
         let is_busy = self
             .tidying
             .as_ref()
             .is_some_and(|work| !work.is_finished());
         let is_over = self.finished.is_empty() && !self.is_untidy;
-        if is_busy || is_over || self.writing.is_some() {
+        if is_busy || is_over {
             return;
         }
+        let durable = self.inflow.durable();
         let receiver = self.receiver;
         let (repository, workload) = (receiver.repository.clone(), receiver.workload.clone());
         let finished = std::mem::take(&mut self.finished);
@@ -275,6 +292,8 @@ impl<'a> Flow<'a> {
         let growing = self.inflow.growing();
         self.tidying = Some(tokio::task::spawn_blocking(move || {
             let removed = repository.tails(&workload).and_then(|mut places| {
+                // One that is being written may be seen already, and is not to be relied on.
+                places.retain(|place| place.to <= durable);
                 let needed = tail_chain(&places, &growing.0, growing.1);
                 places.retain(|place| {
                     finished.contains(&place.segment)
@@ -288,14 +307,23 @@ impl<'a> Flow<'a> {
         }));
     }
 
-    async fn report(&self, stream: &mut Stream<'_>, wants_reply: bool) -> Result<(), BackupError> {
+    /// Tells the server how far it is. Failing at it ends nothing: a server that died has perhaps sent more
+    /// than was taken yet, which is what is left of its last commits. `Stream::next` says when that is over.
+    async fn report(&mut self, stream: &mut Stream<'_>, wants_reply: bool) {
+        if self.is_deaf {
+            return;
+        }
         // Memory is no disk, and nothing is replayed here: one position for `remote_write`, `on` and
-        // `remote_apply`.
-        let durable = self.inflow.durable();
-        stream
-            .report(durable, durable, durable, wants_reply)
-            .await
-            .map_err(|source| self.receiver.failed(source))
+        // `remote_apply`. Before anything arrived it is none at all: a slot would go back to it.
+        let durable = match self.sent_at {
+            Some(_) => self.inflow.durable(),
+            None => Lsn(0),
+        };
+        let told = stream.report(durable, durable, durable, wants_reply).await;
+        if let Err(error) = told {
+            tracing::debug!(%error, "the server does not take reports");
+            self.is_deaf = true;
+        }
     }
 
     fn tell(&self) {

@@ -116,7 +116,7 @@ impl Inflow {
 
     /// Whether more may be read.
     pub(super) fn has_room(&self) -> bool {
-        let waits = self.received().0 - self.begun.max(self.compared).0;
+        let waits = self.received().0 - self.begun.0;
         // What was stored before is compared only, and is as long as it is.
         let is_known = self.received() < self.known_to();
         (is_known || waits < AHEAD_BYTES_MAX)
@@ -234,8 +234,10 @@ impl Inflow {
             self.tails.truncate(first);
             (from, often) = (begins, often + 1);
         }
+        // The first one takes in whatever was stored of the segment before.
+        let is_first = self.tails.is_empty();
         self.tails.push((from, often));
-        (from, often > 0)
+        (from, often > 0 || is_first)
     }
 
     /// What was handed out is durable.
@@ -287,6 +289,7 @@ mod tests {
         let (first, _) = tail(inflow.next());
         assert_eq!((first.from, first.data.len()), (Lsn(START), 100));
         assert!(!first.is_servers_end, "the server has more");
+        assert!(inflow.has_room());
         // Not durable before it is said to be.
         assert_eq!(inflow.durable(), Lsn(START));
         assert_eq!(inflow.next(), None);
@@ -425,5 +428,20 @@ mod tests {
             next += piece.len() as u64;
         }
         assert!(inflow.has_news());
+    }
+
+    #[test]
+    fn memory_is_bounded_within_a_large_segment_too() {
+        let mut inflow = Inflow::new(Timeline(1), 1 << 30, Lsn(0), BTreeMap::new());
+        let piece = vec![0; 1 << 20];
+        while inflow.has_room() {
+            let next = inflow.received();
+            inflow.push(next, &piece, at(1), Lsn(0)).unwrap();
+        }
+        assert!(inflow.held.len() as u64 <= AHEAD_BYTES_MAX + piece.len() as u64);
+        // What is stored makes room.
+        assert!(inflow.next().is_some());
+        inflow.done();
+        assert!(inflow.has_room());
     }
 }
