@@ -25,4 +25,4 @@ pub mod transaction;
 pub use reader::{Reader, WalError};
 pub use record::{Block, Fork, Manager, Record, Relation};
 pub use summary::{Change, Summary};
-pub use transaction::{Ended, Outcome};
+pub use transaction::{Ended, NamedPoint, Outcome};

@@ -23,6 +23,8 @@ use crate::transaction::{Ended, Outcome};
 
 /// `XLR_INFO_MASK`: the low four bits of a record's info are the WAL's own.
 const INFO_MASK: u8 = 0xF0;
+/// `XLR_SPECIAL_REL_UPDATE`: it changes files of relations beside the blocks that it names.
+const SPECIAL: u8 = 0x01;
 const HEAP_KIND_MASK: u8 = 0x70;
 const HEAP_INSERT: u8 = 0x00;
 const HEAP_DELETE: u8 = 0x10;
@@ -100,6 +102,12 @@ pub struct Summary {
 }
 
 impl Summary {
+    /// How many changed blocks it names.
+    #[must_use]
+    pub fn blocks(&self) -> usize {
+        self.forks.values().map(|fork| fork.blocks.len()).sum()
+    }
+
     /// Adds what a record says.
     ///
     /// # Errors
@@ -111,10 +119,21 @@ impl Summary {
             let who = format!("records of resource manager {}", record.manager.0);
             self.doubts.insert(who);
         }
+        let is_told = matches!(
+            record.manager,
+            Manager::STORAGE | Manager::DATABASE | Manager::TRANSACTION
+        );
+        if record.info & SPECIAL != 0 && !is_told {
+            let who = format!("a record of manager {} changes files", record.manager.0);
+            self.doubts.insert(who);
+        }
         let told = |fork| matches!(fork, Fork::Main | Fork::Init);
         for block in record.blocks.iter().filter(|block| told(block.fork)) {
             let fork = self.forks.entry((block.relation, block.fork)).or_default();
-            fork.blocks.insert(block.number);
+            // What lies behind is new anyway.
+            if fork.new_from.is_none_or(|new_from| block.number < new_from) {
+                fork.blocks.insert(block.number);
+            }
         }
         match record.manager {
             Manager::HEAP | Manager::HEAP2 => self.rows(record),
@@ -169,7 +188,7 @@ impl Summary {
                     self.new_from(relation, Fork::Main, block);
                 }
             }
-            _ => {}
+            _ => self.unknown("relations"),
         }
         Some(())
     }
@@ -190,13 +209,21 @@ impl Summary {
             (_, 0x00) => false,
             (..=14, 0x10) | (15.., 0x20) => true,
             (15.., 0x10) => false,
-            _ => return Some(()),
+            _ => {
+                self.unknown("databases");
+                return Some(());
+            }
         };
         let tablespaces = if is_drop { fields.u32()? } else { 1 };
         for _ in 0..tablespaces {
             self.databases.insert((fields.u32()?, database));
         }
         Some(())
+    }
+
+    fn unknown(&mut self, of: &str) {
+        let what = format!("a record of {of} of a kind that is not known");
+        self.doubts.insert(what);
     }
 
     fn parameters(&mut self, record: &Record<'_>) -> Result<(), &'static str> {

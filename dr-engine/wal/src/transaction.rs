@@ -51,6 +51,44 @@ pub struct Ended {
     pub dropped: Vec<Relation>,
 }
 
+/// A restore point that somebody named (`pg_create_restore_point`, `xl_restore_point`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NamedPoint {
+    /// When, by the server's clock.
+    pub at: DateTime<Utc>,
+    /// Its name.
+    pub name: String,
+}
+
+/// `XLOG_RESTORE_POINT` of resource manager XLOG.
+const RESTORE_POINT: u8 = 0x70;
+const INFO_MASK: u8 = 0xF0;
+
+impl NamedPoint {
+    /// What a record says of a named restore point; `None` when it is of another kind.
+    ///
+    /// # Errors
+    /// When it is of this kind and cannot be understood.
+    pub fn of(record: &Record<'_>) -> Result<Option<Self>, &'static str> {
+        if record.manager != Manager::XLOG || record.info & INFO_MASK != RESTORE_POINT {
+            return Ok(None);
+        }
+        Self::read(record)
+            .map(Some)
+            .ok_or("a named restore point is cut short")
+    }
+
+    fn read(record: &Record<'_>) -> Option<Self> {
+        let at = time(Fields::of(record.data).i64()?)?;
+        let name = record.data.get(8..)?;
+        let name = name.split(|byte| *byte == 0).next()?;
+        Some(Self {
+            at,
+            name: String::from_utf8_lossy(name).into_owned(),
+        })
+    }
+}
+
 /// A time of PostgreSQL's as ours; `None` outside of what ours can hold.
 fn time(microseconds: i64) -> Option<DateTime<Utc>> {
     DateTime::from_timestamp(EPOCH_UNIX_SECONDS, 0)?

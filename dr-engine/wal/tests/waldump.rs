@@ -10,8 +10,9 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use chrono::{DateTime, NaiveDateTime, Utc};
 use dr_model::Lsn;
@@ -131,8 +132,12 @@ impl Cluster {
 }
 
 async fn run(server: &PostgresInstance, sql: &str) -> Vec<String> {
+    run_in(server, "postgres", sql).await
+}
+
+async fn run_in(server: &PostgresInstance, database: &str, sql: &str) -> Vec<String> {
     let options = ConnectOptions {
-        url: server.url("postgres"),
+        url: server.url(database),
         password: None,
     };
     let mut session = connect(&options).await.unwrap();
@@ -356,6 +361,100 @@ async fn every_record_is_what_waldump_says_and_no_changed_block_is_missing() {
     }
 }
 
+/// So much log the long comparison makes: `DR_TEST_LONG=1`.
+const LONG_BYTES: u64 = 2 << 30;
+/// Many rows at once, and many pages by themselves.
+const BULK: &str = "CREATE TABLE bulk (id bigint PRIMARY KEY, a int, note text);
+INSERT INTO bulk SELECT g, g % 1000, repeat(md5(g::text), 3) FROM generate_series(1, 120000) g;
+CREATE INDEX ON bulk (a);
+CHECKPOINT;
+UPDATE bulk SET a = a + 1 WHERE id % 50 = 0;
+DELETE FROM bulk WHERE id % 9 = 0;
+VACUUM (FREEZE, TRUNCATE) bulk;
+CREATE INDEX ON bulk USING gin (to_tsvector('simple', note)) WHERE id < 20000;
+VACUUM FULL bulk;
+TRUNCATE bulk;
+INSERT INTO bulk SELECT g, g % 1000, 'again' FROM generate_series(1, 50000) g;
+";
+
+/// Record by record, over gigabytes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn gigabytes_of_mixed_log_are_what_waldump_says() {
+    if std::env::var("DR_TEST_LONG").as_deref() != Ok("1") {
+        return;
+    }
+    let major = Cluster::major();
+    let cluster = Cluster::new();
+    let settings = [("max_wal_size", "1GB"), ("checkpoint_timeout", "1min")];
+    let server = cluster.start(&settings);
+    run(&server, "CREATE TABLE before (id int);").await;
+    server.stop(StopMode::Fast).unwrap();
+    let before = cluster.main_forks(&cluster.data);
+    let segments = cluster.segments();
+    let end = read(&segments, &mut |_| {});
+    let begin = usize::try_from(end.0 - start_of(&segments[0]).0).unwrap() / SEGMENT_BYTES;
+
+    let server = cluster.start(&settings);
+    let mut rounds = 0;
+    loop {
+        let database = format!("round{rounds}");
+        run(&server, &format!("CREATE DATABASE {database};")).await;
+        // What is one for the whole cluster can be made once.
+        let mixed = include_str!("mixed.sql").replace("'elsewhere'", &format!("'{database}'"));
+        run_in(&server, &database, &mixed).await;
+        run_in(&server, &database, BULK).await;
+        rounds += 1;
+        let now = run(&server, "SELECT pg_current_wal_lsn()::text;").await;
+        if now[0].parse::<Lsn>().unwrap().0 - end.0 > LONG_BYTES {
+            break;
+        }
+        if rounds % 3 == 0 {
+            run(&server, &format!("DROP DATABASE {database};")).await;
+        }
+    }
+    run(&server, databases(major)).await;
+    server.stop(StopMode::Fast).unwrap();
+
+    let segments = cluster.segments();
+    let mut theirs = Command::new(Cluster::bin().join("pg_waldump"))
+        .arg("-p")
+        .arg(cluster.data.join("pg_wal"))
+        .arg("--start")
+        .arg(start_of(&segments[begin]).to_string())
+        .env("TZ", "UTC")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(theirs.stdout.take().unwrap()).lines();
+    let (mut records, mut ends, mut summary) = (0_u64, 0_u64, Summary::default());
+    let last = read(&segments[begin..], &mut |record| {
+        let line = lines.next().expect("pg_waldump ended before").unwrap();
+        assert_eq!(told_by_us(record), told_by_waldump(&line));
+        let ended = Ended::of(record, major).unwrap();
+        let ended = ended.map(|it| (it.xid, it.outcome, it.at, it.subtransactions));
+        assert_eq!(ended, ended_by_waldump(&line), "{line}");
+        ends += u64::from(ended.is_some());
+        records += 1;
+        if record.lsn >= end {
+            summary.add(record, major).unwrap();
+        }
+    });
+    assert!(lines.next().is_none(), "pg_waldump goes on behind {last}");
+    theirs.wait().unwrap();
+    assert_eq!(summary.doubts.len(), 0, "{:?}", summary.doubts);
+    let after = cluster.main_forks(&cluster.data);
+    let compared = nothing_is_missing(&cluster, &before, &after, &summary);
+    let bytes = last.0 - end.0;
+    assert!(bytes > LONG_BYTES && compared > 10_000);
+    #[allow(clippy::print_stderr, reason = "what was compared is the point of it")]
+    {
+        eprintln!(
+            "version {major}: {bytes} bytes, {rounds} rounds, {records} records, {ends} transactions, {compared} changed blocks"
+        );
+    }
+}
+
 /// Databases are made in two ways since version 15, and in one before.
 fn databases(major: u32) -> &'static str {
     match major {
@@ -456,6 +555,45 @@ async fn rows_are_counted_for_the_transaction_that_kept_them() {
         .iter()
         .filter(|one| one.ended.outcome == Outcome::Aborted);
     assert!(aborted.count() >= 2, "the savepoint and the transaction");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_a_relation_was_cut_is_told_though_no_block_is_named() {
+    let major = Cluster::major();
+    let cluster = Cluster::new();
+    let server = cluster.start(&[]);
+    run(
+        &server,
+        "CREATE TABLE t (id int, note text); INSERT INTO t SELECT g, repeat('x', 500) FROM generate_series(1, 2000) g;",
+    )
+    .await;
+    let from: Lsn = run(&server, "SELECT pg_current_wal_lsn()::text;").await[0]
+        .parse()
+        .unwrap();
+    run(
+        &server,
+        "DELETE FROM t WHERE id > 300;\nVACUUM (TRUNCATE) t;",
+    )
+    .await;
+    let ask =
+        "SELECT pg_relation_filenode('t')::text || ' ' || (pg_relation_size('t') / 8192)::text;";
+    let answer = run(&server, ask).await;
+    let (file, pages) = answer[0].split_once(' ').unwrap();
+    server.stop(StopMode::Fast).unwrap();
+
+    let mut summary = Summary::default();
+    read(&cluster.segments(), &mut |record| {
+        if record.lsn >= from {
+            summary.add(record, major).unwrap();
+        }
+    });
+    let of_t = summary
+        .forks
+        .iter()
+        .find(|((relation, fork), _)| relation.file.to_string() == file && *fork == Fork::Main);
+    let cut: u32 = pages.parse().unwrap();
+    assert!(cut < 40, "{cut} pages are left");
+    assert_eq!(of_t.unwrap().1.new_from, Some(cut));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
