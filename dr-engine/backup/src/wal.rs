@@ -13,6 +13,7 @@
 mod check;
 mod fetch;
 mod identity;
+mod moment;
 mod push;
 mod receive;
 mod rescue;
@@ -25,6 +26,7 @@ use crate::BackupError;
 pub use check::{RecordsFound, WalCheck, WalGap, WalStretch, check};
 pub use dr_store::WalPut;
 pub use fetch::{Fetched, fetch};
+pub use moment::{Moment, Search, Wanted, find};
 pub use push::{PushedReady, push, push_ready};
 pub use receive::{Failing, Standing, Standings, receive, receive_for_ever};
 pub(crate) use rescue::names_in;

@@ -283,6 +283,28 @@ impl WalIndex {
             .then(|| WalFileName::of_number(number, named, self.segment_bytes))
     }
 
+    /// The segments that replay along `timeline` finds, whole or streamed in part, by number, oldest first.
+    pub(crate) fn stored_along(&self, timeline: Timeline) -> Vec<(u64, WalFileName)> {
+        let parents = self.history_of(timeline).iter().map(|switch| switch.parent);
+        let on_the_way: BTreeSet<Timeline> = parents.chain([timeline]).collect();
+        let whole = on_the_way
+            .iter()
+            .flat_map(|of| self.numbers(*of).iter().copied());
+        let begun = self.tails.keys().filter(|(of, _)| on_the_way.contains(of));
+        let numbers: BTreeSet<u64> = whole.chain(begun.map(|(_, number)| *number)).collect();
+        let named = |number: u64| {
+            let of = self.timeline_of_segment(timeline, number);
+            let is_there = self.has(of, number) || self.tails.contains_key(&(of, number));
+            is_there.then(|| {
+                (
+                    number,
+                    WalFileName::of_number(number, of, self.segment_bytes),
+                )
+            })
+        };
+        numbers.into_iter().filter_map(named).collect()
+    }
+
     /// How far the stored WAL reaches from `base` along `timeline`.
     #[must_use]
     pub fn coverage(&self, base: &PostgresPosition, timeline: Timeline) -> WalCoverage {

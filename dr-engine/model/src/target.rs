@@ -17,6 +17,7 @@ pub enum InvalidTarget {
     /// Nothing that is known.
     #[error(
         "`{0}` is no target: give `latest`, a time like 2026-11-23T14:03:21Z, an LSN like 0/3000028, \
+         a transaction like xid:7391, a name given with pg_create_restore_point like name:before-import, \
          or a restore point id (rp-…)"
     )]
     Unknown(String),
@@ -32,9 +33,16 @@ pub enum Target {
     Time(DateTime<FixedOffset>),
     /// Includes the record that begins here (20.5.6, `recovery_target_inclusive`).
     Lsn(Lsn),
+    /// Includes this transaction and what ended before it (`recovery_target_xid`).
+    Transaction(u32),
+    /// The restore point that was named so in the server (`recovery_target_name`).
+    Named(String),
     /// The state a restore point holds by itself.
     RestorePoint(RestorePointId),
 }
+
+const XID_PREFIX: &str = "xid:";
+const NAME_PREFIX: &str = "name:";
 
 impl FromStr for Target {
     type Err = InvalidTarget;
@@ -47,6 +55,19 @@ impl FromStr for Target {
                 .parse()
                 .map(Self::RestorePoint)
                 .map_err(|_| InvalidTarget::Unknown(value.to_owned()));
+        }
+        if let Some(xid) = value.strip_prefix(XID_PREFIX) {
+            // The server's functions tell 64 bits, of which the log has the lower half.
+            let number = xid.parse::<u64>().map(|number| number & 0xFFFF_FFFF);
+            return number
+                .map(|number| Self::Transaction(u32::try_from(number).unwrap_or_default()))
+                .map_err(|_| InvalidTarget::Unknown(value.to_owned()));
+        }
+        if let Some(name) = value
+            .strip_prefix(NAME_PREFIX)
+            .filter(|name| !name.is_empty())
+        {
+            return Ok(Self::Named(name.to_owned()));
         }
         if let Ok(lsn) = value.parse() {
             return Ok(Self::Lsn(lsn));
@@ -68,6 +89,8 @@ impl fmt::Display for Target {
             Self::Latest => f.write_str("latest"),
             Self::Time(time) => f.write_str(&time.to_rfc3339()),
             Self::Lsn(lsn) => lsn.fmt(f),
+            Self::Transaction(xid) => write!(f, "{XID_PREFIX}{xid}"),
+            Self::Named(name) => write!(f, "{NAME_PREFIX}{name}"),
             Self::RestorePoint(id) => id.fmt(f),
         }
     }
@@ -103,6 +126,14 @@ mod tests {
             "2026-11-23 14:03:21+01:00".parse(),
             Ok(Target::Time(_))
         ));
+        assert_eq!("xid:7391".parse(), Ok(Target::Transaction(7391)));
+        assert_eq!("xid:4294974687".parse(), Ok(Target::Transaction(7391)));
+        let named = Target::Named("before the import".to_owned());
+        assert_eq!("name:before the import".parse(), Ok(named.clone()));
+        assert_eq!(named.to_string(), "name:before the import");
+        for other in ["xid:", "xid:abc", "xid:-1", "name:"] {
+            assert!(other.parse::<Target>().is_err(), "{other}");
+        }
         assert!(matches!(
             "rp-erp-20261123T000000Z-abcdef".parse(),
             Ok(Target::RestorePoint(_))

@@ -11,14 +11,17 @@ mod choose;
 mod display;
 mod live;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use chrono::{DateTime, Utc};
+use dr_backup::wal::{self, Search};
 use dr_backup::{WalIndex, window_of};
-use dr_config::WorkloadSource;
-use dr_installation::Installation;
+use dr_config::{PostgresSource, WorkloadSource};
+use dr_installation::{Installation, InstallationError};
 use dr_model::{
-    Lsn, Position, RecoveryWindow, RestorePoint, Target, Timeline, WalFileName, WorkloadName,
+    Lsn, Position, RecoveryWindow, RestorePoint, Silent, Target, Timeline, WalFileName,
+    WorkloadName,
 };
 use dr_store::Repository;
 use serde::{Deserialize, Serialize};
@@ -42,6 +45,8 @@ pub struct RestoreRequest {
     pub as_primary: bool,
     /// Where configuration files from outside the data directory go; into the folder when left out.
     pub config_into: Option<PathBuf>,
+    /// Where tablespaces go, by where they were.
+    pub tablespaces: BTreeMap<PathBuf, PathBuf>,
     /// The port written into the restored configuration; the source's own when left out.
     pub port: Option<u16>,
     /// Queues: replace a stream that exists.
@@ -59,6 +64,7 @@ impl RestoreRequest {
             exclusive: false,
             as_primary: false,
             config_into: None,
+            tablespaces: BTreeMap::new(),
             port: None,
             replace: false,
         }
@@ -80,6 +86,10 @@ pub struct RestorePlan {
     pub as_primary: bool,
     /// Where configuration files from outside the data directory go.
     pub config_into: Option<PathBuf>,
+    /// Where tablespaces go, by where they were; those that are not named go where they were, if they may,
+    /// else beside the folder.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub tablespaces: BTreeMap<PathBuf, PathBuf>,
     /// The port written into the restored configuration.
     pub port: Option<u16>,
     /// Queues: replace a stream that exists.
@@ -168,6 +178,16 @@ pub async fn plan(
     let WorkloadSource::Postgres(source) = workload.source else {
         return choose::simple(request, &stored);
     };
+    if choose::wanted(request, &stored).is_some() {
+        return at_record(
+            &repository,
+            request,
+            source,
+            || installation.postgres_password(&workload),
+            stored,
+        )
+        .await;
+    }
     if !choose::may_lie_behind_the_archive(request, &stored) {
         return choose::cluster(request, &stored, None);
     }
@@ -178,6 +198,69 @@ pub async fn plan(
         live::Asked::Unavailable { .. } => stored,
     };
     choose::cluster(request, &stored, Some(&asked))
+}
+
+/// Plans for a target that the records of the WAL tell: it is looked for, and becomes a position.
+async fn at_record(
+    repository: &Repository,
+    request: &RestoreRequest,
+    source: &PostgresSource,
+    password: impl Fn() -> Result<Option<String>, InstallationError>,
+    stored: Stored,
+) -> Result<RestorePlan, RestoreError> {
+    let mut stored = stored;
+    let mut search = look_for(repository, request, &stored).await?;
+    // It may have ended after the last segment was archived; and of a name the last one counts.
+    let mut asked = None;
+    if search.found.is_none() || matches!(request.target, Target::Named(_)) {
+        asked =
+            Some(live::complete_archive(repository, request, source, password()?, &stored).await);
+        stored = read(repository, &request.workload).await?;
+        search = look_for(repository, request, &stored).await?;
+    }
+    let Some(moment) = search.found else {
+        return Err(choose::not_found(
+            request,
+            &stored,
+            asked.as_ref(),
+            &search.unread,
+        ));
+    };
+    let at = RestoreRequest {
+        target: Target::Lsn(moment.lsn),
+        ..request.clone()
+    };
+    let mut plan = choose::cluster(&at, &stored, asked.as_ref())?;
+    plan.target = request.target.clone();
+    if let PlannedSource::Postgres(replay) = &mut plan.source {
+        // The record is stored: a recovery that does not come to it has met damage on the way.
+        replay.end_of_archive_is_enough = false;
+    }
+    let mut notes = vec![format!("{}, by the record at {}", moment.what, moment.lsn)];
+    if let (Target::Named(_), Some(live::Asked::Unavailable { why })) = (&request.target, &asked) {
+        notes.push(format!("there may be a later one of that name: {why}"));
+    }
+    let unread = search.unread.iter();
+    notes.extend(unread.map(|why| format!("not looked through: {why}")));
+    plan.notes.splice(0..0, notes);
+    Ok(plan)
+}
+
+async fn look_for(
+    repository: &Repository,
+    request: &RestoreRequest,
+    stored: &Stored,
+) -> Result<Search, RestoreError> {
+    let Some((wanted, timeline)) = choose::wanted(request, stored) else {
+        return Ok(Search::default());
+    };
+    let (repository, workload) = (repository.clone(), request.workload.clone());
+    let wal = stored.wal.clone();
+    blocking("look through the WAL", move || {
+        let found = wal::find(&repository, &workload, &wal, timeline, &wanted, &Silent);
+        Ok(found?)
+    })
+    .await
 }
 
 /// Everything the deciding looks at.

@@ -78,7 +78,7 @@ fn deliver(
 
 /// What was streamed of a segment that is not stored whole, filled up with zeros: recovery takes a file of
 /// a segment's size only, and ends where the records do.
-fn streamed(
+pub(super) fn streamed(
     repository: &Repository,
     workload: &WorkloadName,
     name: &WalFileName,

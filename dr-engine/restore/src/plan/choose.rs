@@ -1,6 +1,7 @@
 //! Pure: from what is stored to what is restored.
 
 use chrono::{DateTime, TimeDelta, Utc};
+use dr_backup::wal::Wanted;
 use dr_backup::{WalCoverage, WalIndex};
 use dr_model::{
     Condition, PostgresPosition, RecoveryWindow, RestorePoint, Target, Timeline, WorkloadName,
@@ -180,7 +181,9 @@ pub(super) fn may_lie_behind_the_archive(request: &RestoreRequest, stored: &Stor
         return false;
     };
     match &request.target {
-        Target::Latest | Target::RestorePoint(_) => false,
+        Target::Latest | Target::RestorePoint(_) | Target::Transaction(_) | Target::Named(_) => {
+            false
+        }
         Target::Time(time) => {
             let time = time.to_utc();
             time + ARRIVAL_MARGIN > arrived
@@ -203,7 +206,7 @@ pub(super) fn simple(
     let point = match &request.target {
         Target::Latest => newest,
         Target::RestorePoint(id) => by_id(stored, id)?,
-        Target::Lsn(_) => {
+        Target::Lsn(_) | Target::Transaction(_) | Target::Named(_) => {
             return Err(RestoreError::WrongTarget {
                 workload: stored.workload.clone(),
                 kind: kind_of(newest).to_owned(),
@@ -306,7 +309,42 @@ pub(super) fn cluster(
         }
         Target::Time(time) => at_time(request, stored, timeline, time.to_utc(), asked),
         Target::Lsn(lsn) => at_lsn(request, stored, timeline, *lsn, asked),
+        // Whoever plans has looked for them.
+        Target::Transaction(_) | Target::Named(_) => Err(not_found(request, stored, asked, &[])),
     }
+}
+
+/// What is looked for in the records of the WAL, and on which timeline; `None` for other targets.
+pub(super) fn wanted(request: &RestoreRequest, stored: &Stored) -> Option<(Wanted, Timeline)> {
+    let wanted = match &request.target {
+        Target::Transaction(xid) => Wanted::Transaction(*xid),
+        Target::Named(name) => Wanted::Named(name.clone()),
+        _ => return None,
+    };
+    Some((wanted, stored.newest_timeline()?))
+}
+
+/// A transaction or a name that no stored WAL has.
+pub(super) fn not_found(
+    request: &RestoreRequest,
+    stored: &Stored,
+    asked: Option<&Asked>,
+    unread: &[String],
+) -> RestoreError {
+    let live = match asked {
+        Some(Asked::Unavailable { why }) => format!(", and {why}"),
+        _ => String::new(),
+    };
+    let along = match stored.newest_timeline() {
+        Some(timeline) => format!(" of timeline {timeline}"),
+        None => String::new(),
+    };
+    let unread = match unread {
+        [] => String::new(),
+        all => format!("; not looked through: {}", all.join("; ")),
+    };
+    let why = format!("no stored WAL{along} has it{live}{unread}");
+    unreachable(stored, &request.target, why, "latest".to_owned())
 }
 
 fn at_point(
@@ -529,6 +567,7 @@ fn assemble(
         into: request.into.clone(),
         as_primary: request.as_primary,
         config_into: request.config_into.clone(),
+        tablespaces: request.tablespaces.clone(),
         port: request.port,
         replace: request.replace,
         point: point.clone(),

@@ -25,6 +25,9 @@ impl fmt::Display for RestorePlan {
         if let Some(into) = &self.into {
             writeln!(f, "  into   {}", into.display())?;
         }
+        for (was, now) in &self.tablespaces {
+            writeln!(f, "  tablespace {} into {}", was.display(), now.display())?;
+        }
         match &self.source {
             PlannedSource::Postgres(plan) => plan.fmt(f)?,
             PlannedSource::Files => {}
