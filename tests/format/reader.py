@@ -6,7 +6,8 @@ repositories, so it judges the document and the program alike. Opens key slots o
 usage: reader.py FOLDER KEY-FILE points                        restore points that are listed
        reader.py FOLDER KEY-FILE files POINT                   paths of its entries
        reader.py FOLDER KEY-FILE extract POINT PATH OUT        one file, `-` for standard output
-       reader.py FOLDER KEY-FILE restore POINT FOLDER          all files, folders and links
+       reader.py FOLDER KEY-FILE restore POINT FOLDER          all files, folders and links;
+                                                               files in parts are put together
        reader.py FOLDER KEY-FILE wal WORKLOAD                  names of WAL files
        reader.py FOLDER KEY-FILE wal-extract WORKLOAD FILE OUT
        reader.py FOLDER KEY-FILE records                       names of records
@@ -15,7 +16,7 @@ usage: reader.py FOLDER KEY-FILE points                        restore points th
 
 Exit 0: done. Exit 1: `error: <object>: <what>` on standard error, one line for each problem found.
 """
-import hashlib, hmac, json, os, re, struct, sys
+import hashlib, hmac, json, os, re, shutil, struct, sys
 import zstandard
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -564,6 +565,44 @@ class Repository:
                 attempt(lambda: list(self.content(f"{name} {path}", workload, self.key_number(name, stored, key), content)))
 
 
+def put_together(folder):
+    """Makes files in parts whole: parts/0000/<path> becomes <path>, with the pages of the later parts."""
+    try:
+        with open(os.path.join(folder, "parts/index"), "rb") as file:
+            index = parse("parts/index", file.read())
+    except FileNotFoundError:
+        need(not os.path.exists(os.path.join(folder, "parts")), "parts/index", "it is missing")
+        return
+    need(index["version"] == 1, "parts/index", "it is of another version")
+    known = {"index"}
+    for path, told in index["files"].items():
+        names = [f"{number:04}/{path}" for number in range(told["parts"])]
+        known.update(names)
+        whole = os.path.join(folder, path)
+        os.makedirs(os.path.dirname(whole), exist_ok=True)
+        need(not os.path.exists(whole), path, "it is there whole and in parts")
+        os.rename(os.path.join(folder, "parts", names[0]), whole)
+        with open(whole, "r+b") as file:
+            for name in names[1:]:
+                with open(os.path.join(folder, "parts", name), "rb") as part:
+                    magic, version, page, length, count, zero = struct.unpack("<8sIIQII", part.read(32))
+                    need((magic, version, zero) == (b"dr-pages", 1, 0), name, "it is no part of a file")
+                    numbers = struct.unpack(f"<{count}I", part.read(4 * count))
+                    need(list(numbers) == sorted(set(numbers)), name, "its pages do not ascend")
+                    file.truncate(length)
+                    for number in numbers:
+                        body = part.read(page)
+                        need(len(body) == page and (number + 1) * page <= length, name, "it is cut short")
+                        file.seek(number * page)
+                        file.write(body)
+                    need(part.read(1) == b"", name, "it goes on behind its end")
+            need(os.stat(whole).st_size == told["bytes"], path, "it came to another length")
+    parts = os.path.join(folder, "parts")
+    found = {os.path.relpath(os.path.join(path, name), parts) for path, _, names in os.walk(parts) for name in names}
+    need(found <= known, "parts/index", "it does not name all parts")
+    shutil.rmtree(parts)
+
+
 def write(out, parts):
     file = sys.stdout.buffer if out == "-" else open(out, "wb")
     for part in parts:
@@ -586,6 +625,8 @@ def run(folder, key_file, command, *arguments):
                 print(path)
             elif kind == 0 and (command == "restore" or path == arguments[1]):
                 key = repository.key_number(name, stored, key)
+                if command == "restore":
+                    os.makedirs(os.path.dirname(out), exist_ok=True)
                 write(out, repository.content(f"{name} {path}", workload, key, content))
                 if command == "extract":
                     return
@@ -593,6 +634,8 @@ def run(folder, key_file, command, *arguments):
                 os.makedirs(out, exist_ok=True)
             elif kind == 2 and command == "restore":
                 os.symlink(target, out)
+        if command == "restore":
+            put_together(arguments[1])
         need(command != "extract", name, f"it has no file {arguments[1:2]}")
     elif command == "wal":
         for name in repository.list(f"wal/{arguments[0]}"):

@@ -4,8 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::POSTGRES_BIN;
 use super::folder::Account;
+use super::postgres_program;
 use super::program::{Output, Program, free_port, wait_until};
 
 /// One data directory and the port its server listens on.
@@ -27,7 +27,7 @@ impl Cluster {
         settings: &str,
     ) -> Self {
         let port = free_port();
-        Program::new(account, format!("{POSTGRES_BIN}/initdb"))
+        Program::new(account, postgres_program("initdb"))
             .args([
                 "--data-checksums",
                 "--no-sync",
@@ -89,7 +89,7 @@ impl Cluster {
     }
 
     fn pg_ctl(&self, arguments: &[&str]) -> Output {
-        Program::new(&self.account, format!("{POSTGRES_BIN}/pg_ctl"))
+        Program::new(&self.account, postgres_program("pg_ctl"))
             .args(["-D".as_ref(), self.data.as_os_str()])
             .args(["-l".as_ref(), self.log().as_os_str()])
             .args(["-w", "-t", "60", "-s"])
@@ -137,7 +137,7 @@ impl Cluster {
 
     /// psql without configuration, unaligned, tuples only.
     pub(crate) fn psql_program(&self) -> Program {
-        Program::new(&self.account, format!("{POSTGRES_BIN}/psql"))
+        Program::new(&self.account, postgres_program("psql"))
             .args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-d"])
             .args([self.url()])
     }

@@ -22,6 +22,8 @@ mod schema;
 mod world;
 mod writer;
 
+use std::path::PathBuf;
+
 pub(crate) use cluster::Cluster;
 pub(crate) use compare::{
     Rows, assert_foreign_keys_hold, differences, folder_state, foreign_key_violations, rows_of,
@@ -33,7 +35,16 @@ pub(crate) use schema::{CARRIER, ERP, Schema};
 pub(crate) use world::{Options, World};
 pub(crate) use writer::Writer;
 
-pub(crate) const POSTGRES_BIN: &str = "/usr/lib/postgresql/15/bin";
+/// The folder of another version's programs than Debian's, if one is to be tested.
+pub(crate) fn other_postgres() -> Option<PathBuf> {
+    std::env::var_os("DR_TEST_POSTGRES_BIN").map(PathBuf::from)
+}
+
+/// One of PostgreSQL's own programs.
+pub(crate) fn postgres_program(name: &str) -> PathBuf {
+    let debian = || PathBuf::from("/usr/lib/postgresql/15/bin");
+    other_postgres().unwrap_or_else(debian).join(name)
+}
 
 /// Whether the long variants run: `DR_TEST_LONG=1`.
 pub(crate) fn long() -> bool {

@@ -78,7 +78,13 @@ impl Program {
                 command
             }
         };
-        let inherited = ["PATH", "LANG", "DR_LOG", "RUST_BACKTRACE"];
+        let inherited = [
+            "PATH",
+            "LANG",
+            "DR_LOG",
+            "RUST_BACKTRACE",
+            "LD_LIBRARY_PATH",
+        ];
         let kept: Vec<_> = inherited
             .iter()
             .filter_map(|name| Some((name, std::env::var_os(name)?)))

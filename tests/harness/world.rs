@@ -191,6 +191,15 @@ impl World {
         Cluster::running(&self.account, &folder, &self.cluster.database)
     }
 
+    /// Someone else's program judges a restored folder, before any server has touched it.
+    #[track_caller]
+    pub(crate) fn pg_verifybackup(&self, data: &Path) {
+        Program::new(&self.account, super::postgres_program("pg_verifybackup"))
+            .args(["-n".as_ref(), data.as_os_str()])
+            .run()
+            .ok();
+    }
+
     /// Ids and names.
     pub(crate) fn tenants(&self) -> Vec<(String, String)> {
         self.cluster
@@ -270,10 +279,13 @@ impl World {
             );
             fs::write(tiers.join(format!("{name}.yaml")), text).unwrap();
         }
+        let programs = super::other_postgres().map_or_else(String::new, |folder| {
+            format!(", bin_directory: {}", folder.display())
+        });
         let mut text = format!(
             "repositories:\n  main: {{ path: repository, key: {{ file: repository.key }} }}\n\
              catalog: sqlite:catalog.db\ntiers: tier-configs/\nworkloads:\n  erp:\n    tier: gold\n    \
-             repositories: [main]\n    postgres: {{ url: \"{}\", data_directory: data }}\n{}  config:\n    \
+             repositories: [main]\n    postgres: {{ url: \"{}\"{programs}, data_directory: data }}\n{}  config:\n    \
              tier: silver\n    repositories: [main]\n    files: {{ path: config }}\n    \
              tenancy: {{ path: \"{{name}}/**\" }}\n",
             self.cluster.url(),

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::Command;
 
-use crate::harness::{Cluster, ERP, Options, POSTGRES_BIN, Program, World, free_port};
+use crate::harness::{Cluster, ERP, Options, World, free_port};
 
 /// A cluster that Debian's tools made; dropped by them as well.
 struct Stock {
@@ -92,10 +92,7 @@ fn a_stock_cluster_comes_back_with_its_configuration() {
             "latest",
         ])
         .ok();
-    Program::new(&world.account, format!("{POSTGRES_BIN}/pg_verifybackup"))
-        .args(["-n".as_ref(), into.as_os_str()])
-        .run()
-        .ok();
+    world.pg_verifybackup(&into);
     for name in ["postgresql.conf", "pg_hba.conf", "pg_ident.conf"] {
         assert!(into.join(name).is_file(), "{name} did not come back");
     }

@@ -13,6 +13,7 @@ mod harness;
 
 mod debian_cluster;
 mod folders_and_streams;
+mod increments;
 mod keys;
 mod refused;
 mod retention;

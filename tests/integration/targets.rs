@@ -1,8 +1,12 @@
 //! A cluster restored to a time, an LSN, a restore point and the latest moment.
 
+use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
-use crate::harness::{Cluster, ERP, Options, POSTGRES_BIN, Program, World};
+use crate::harness::{
+    Cluster, ERP, Options, Program, World, free_port, postgres_program, wait_until,
+};
 
 /// A world with a table whose rows are numbered, each written by a commit of its own.
 fn world(name: &'static str) -> World {
@@ -21,13 +25,59 @@ fn marks(cluster: &Cluster) -> Vec<String> {
     cluster.psql("select n from mark order by n")
 }
 
-/// Someone else's program judges the restored folder, before any server has touched it.
-#[track_caller]
-fn pg_verifybackup(world: &World, data: &Path) {
-    Program::new(&world.account, format!("{POSTGRES_BIN}/pg_verifybackup"))
-        .args(["-n".as_ref(), data.as_os_str()])
-        .run()
-        .ok();
+#[test]
+fn a_transaction_and_a_name_are_found_wherever_they_are() {
+    let world = world("found");
+    // The record of its end is longer than a segment: 300,000 subtransactions.
+    let long = world.cluster.value(
+        "begin; create table many (id int); \
+         do $$ begin for i in 1..300000 loop begin insert into many values (i); \
+         exception when others then null; end; end loop; end $$; \
+         select pg_current_xact_id(); commit",
+    );
+    let part = world.cluster.value("select xmin from many where id = 777");
+    let rolled_back = world
+        .cluster
+        .value("begin; insert into mark (n) values (50); select pg_current_xact_id(); rollback");
+    world
+        .cluster
+        .psql("select pg_create_restore_point('twice')");
+    mark(&world.cluster, 1);
+    world.cluster.switch_and_wait();
+    mark(&world.cluster, 2);
+    // Not archived yet.
+    world
+        .cluster
+        .psql("select pg_create_restore_point('twice')");
+    mark(&world.cluster, 3);
+    let into = world.path("nowhere").display().to_string();
+    let preview = |to: &str| {
+        world
+            .dr(&["restore", "erp", "--into", &into, "--preview", "--to", to])
+            .ok()
+            .said()
+    };
+    let said = preview(&format!("xid:{long}"));
+    assert!(
+        said.contains(&format!("transaction {long} was committed")),
+        "{said}"
+    );
+    let said = preview(&format!("xid:{part}"));
+    assert!(
+        said.contains(&format!(
+            "transaction {part}, a part of {long}, was committed"
+        )),
+        "{said}"
+    );
+    let said = preview(&format!("xid:{rolled_back}"));
+    assert!(
+        said.contains(&format!("transaction {rolled_back} was rolled back")),
+        "{said}"
+    );
+
+    let restored = world.restore_started("to-the-last", "name:twice");
+    assert_eq!(marks(&restored), ["1", "2"]);
+    restored.stop("fast");
 }
 
 #[test]
@@ -37,7 +87,11 @@ fn each_kind_of_target_is_reached_exactly() {
     let after_one = world.cluster.moment();
     mark(&world.cluster, 2);
     let lsn_after_two = world.cluster.value("select pg_current_wal_insert_lsn()");
+    let second = world.cluster.value("select xmin from mark where n = 2");
     mark(&world.cluster, 3);
+    world
+        .cluster
+        .psql("select pg_create_restore_point('after the third')");
     world.dr(&["backup", "run", "erp"]).ok();
     let point = world.points("erp").pop().unwrap();
     mark(&world.cluster, 4);
@@ -60,6 +114,45 @@ fn each_kind_of_target_is_reached_exactly() {
     assert!(marks(&restored).contains(&"2".to_owned()), "to an LSN");
     restored.stop("fast");
 
+    let restored = world.restore_started("to-xid", &format!("xid:{second}"));
+    assert_eq!(marks(&restored), ["1", "2"], "to a transaction");
+    restored.stop("fast");
+
+    let into = world.path("before-xid").display().to_string();
+    let target = format!("xid:{second}");
+    world
+        .dr(&[
+            "restore",
+            "erp",
+            "--into",
+            &into,
+            "--to",
+            &target,
+            "--exclusive",
+            "--start",
+        ])
+        .ok();
+    let restored = Cluster::running(&world.account, Path::new(&into), &world.cluster.database);
+    assert_eq!(marks(&restored), ["1"], "to just before a transaction");
+    restored.stop("fast");
+
+    let restored = world.restore_started("to-name", "name:after the third");
+    assert_eq!(marks(&restored), ["1", "2", "3"], "to a name");
+    restored.stop("fast");
+
+    let into = world.path("nowhere").display().to_string();
+    let preview =
+        |to: &str| world.dr(&["restore", "erp", "--into", &into, "--preview", "--to", to]);
+    let output = preview("xid:4000000000");
+    output.says(&[
+        "xid:4000000000",
+        "no stored WAL of timeline 1 has it",
+        "latest",
+    ]);
+    assert_ne!(output.code, Some(0));
+    let output = preview(&format!("xid:{second}")).ok();
+    output.says(&[&format!("transaction {second} was committed at 20")]);
+
     let restored = world.restore_started("to-point", &point);
     assert_eq!(marks(&restored), ["1", "2", "3"], "to a restore point");
     restored.stop("fast");
@@ -77,7 +170,7 @@ fn a_restored_folder_passes_pg_verifybackup_and_is_verified() {
     world
         .dr(&["restore", "erp", "--into", &into.display().to_string()])
         .ok();
-    pg_verifybackup(&world, &into);
+    world.pg_verifybackup(&into);
     assert!(into.join("recovery.signal").exists());
     let proofs = world.ask(&["backup", "verify"]);
     for proof in proofs.list("") {
@@ -123,4 +216,120 @@ fn a_new_primary_archives_on_its_own_timeline() {
     let restored = world.restore_started("again", "latest");
     assert_eq!(marks(&restored), ["1", "2", "3"]);
     restored.stop("fast");
+}
+
+#[test]
+fn a_standby_is_backed_up_and_restored_to_any_moment_of_its_primary() {
+    let world = world("standby");
+    let primary = &world.cluster;
+    let standby = world.path("standby");
+    let port = free_port();
+    Program::new(&world.account, postgres_program("pg_basebackup"))
+        .args(["-R", "-c", "fast", "-h", "127.0.0.1", "-U", "postgres"])
+        .args(["-p", &primary.port.to_string(), "-D"])
+        .args([&standby])
+        .run()
+        .ok();
+    let settings = standby.join("postgresql.auto.conf");
+    let text = fs::read_to_string(&settings).unwrap();
+    fs::write(
+        &settings,
+        format!("{text}port = {port}\nhot_standby = on\n"),
+    )
+    .unwrap();
+    let standby = Cluster {
+        data: standby,
+        port,
+        ..primary.clone()
+    };
+    standby.start();
+    // The same repository and workload, and the standby as its source.
+    let config = fs::read_to_string(world.config()).unwrap();
+    let config = config.replace("data_directory: data }", "data_directory: standby }");
+    let config = config.replace(&primary.url(), &standby.url());
+    fs::write(world.path("standby.yaml"), config).unwrap();
+    world.account.own(&world.path("standby.yaml"));
+    let on_standby = |arguments: &[&str]| {
+        Program::new(&world.account, world.binary())
+            .args(["--config".as_ref(), world.path("standby.yaml").as_os_str()])
+            .args(arguments)
+            .run()
+    };
+    mark(primary, 1);
+    let now = primary.value("select pg_current_wal_lsn()");
+    wait_until("the standby to replay", Duration::from_secs(60), || {
+        let reached = format!("select pg_last_wal_replay_lsn() >= '{now}'::pg_lsn");
+        (standby.value(&reached) == "t").then_some(())
+    });
+    // A restart point needs a checkpoint of the primary.
+    primary.psql("checkpoint");
+    on_standby(&["backup", "run", "erp"]).ok();
+    let point = world.points("erp").pop().unwrap();
+    mark(primary, 2);
+    let after_two = primary.moment();
+    mark(primary, 3);
+    primary.switch_and_wait();
+    standby.stop("fast");
+
+    let restored = world.restore_started("at-its-end", &point);
+    assert_eq!(marks(&restored), ["1"]);
+    restored.stop("fast");
+    let restored = world.restore_started("later", &after_two);
+    assert_eq!(marks(&restored), ["1", "2"]);
+    restored.stop("fast");
+    let proofs = world.ask(&["backup", "verify", &point]);
+    assert_eq!(proofs.list("")[0].at("/passed").0, true, "{proofs:?}");
+}
+
+#[test]
+fn a_tablespace_goes_where_it_is_asked_to() {
+    let world = world("tablespace");
+    let aside = world.path("aside");
+    fs::create_dir(&aside).unwrap();
+    world.account.own(&aside);
+    let was = aside.display().to_string();
+    let sql = |text: &str| world.cluster.psql(text);
+    sql(&format!("create tablespace aside location '{was}'"));
+    sql(
+        "create table far (n int) tablespace aside; insert into far select generate_series(1, 50000)",
+    );
+    world.dr(&["backup", "run", "erp"]).ok();
+    // And once more from an incremental: few of its pages change.
+    sql("update far set n = 0 where n % 10000 = 0");
+    world.dr(&["backup", "run", "erp"]).ok();
+
+    let (into, now) = (world.path("restored"), world.path("elsewhere"));
+    let restore = |mapping: &str| {
+        let into = into.display().to_string();
+        let given = [
+            "restore",
+            "erp",
+            "--into",
+            &into,
+            "--start",
+            "--tablespace",
+            mapping,
+        ];
+        world.dr(&given)
+    };
+    let inside = format!("{was}={}", into.join("x").display());
+    restore(&inside).says(&["a tablespace cannot go into", "x"]);
+    let output = restore("/not/there=/tmp/x");
+    output.says(&["no tablespace was at /not/there", &was]);
+    assert!(output.code == Some(1) && !into.exists(), "{output}");
+    assert_eq!(restore("aside=elsewhere").code, Some(2));
+    restore(&format!("{was}={}", now.display())).ok();
+    let restored = Cluster::running(&world.account, &into, &world.cluster.database);
+    assert_eq!(
+        restored.value("select count(*), min(n) from far"),
+        "50000|0"
+    );
+    let place = "select pg_tablespace_location(oid) from pg_tablespace where spcname = 'aside'";
+    assert_eq!(restored.value(place), now.display().to_string());
+    restored.stop("fast");
+    // It follows the links of tablespaces.
+    let into = world.path("judged");
+    let text = into.display().to_string();
+    world.dr(&["restore", "erp", "--into", &text]).ok();
+    world.pg_verifybackup(&into);
 }

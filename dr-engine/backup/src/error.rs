@@ -173,9 +173,16 @@ pub enum BackupError {
         /// What was needed.
         needed: &'static str,
     },
-    /// The server stands by for another one.
-    #[error("the server of `{0}` is a standby, from which backups are not taken yet")]
-    Standby(WorkloadName),
+    /// The primary's archiver has not brought the last segment that a standby's backup needs.
+    #[error(
+        "{name} of `{workload}`, in which the standby's backup stops, is not in the repository yet"
+    )]
+    NotArchivedByPrimary {
+        /// The workload.
+        workload: WorkloadName,
+        /// The segment.
+        name: WalFileName,
+    },
     /// The server of a cluster runs although it must not.
     #[error("a server runs on {} (pid {pid})", path.display())]
     ServerRuns {
@@ -260,6 +267,11 @@ impl BackupError {
             Self::WalConflict { .. } => Some(
                 "two servers archive as the same cluster, or a file was damaged: find out which one \
                  is right before anything is removed; PostgreSQL keeps the segment until then"
+                    .to_owned(),
+            ),
+            Self::NotArchivedByPrimary { .. } => Some(
+                "set archive_timeout on the primary, and archive from there with `dr wal push`; then run \
+                 the backup again"
                     .to_owned(),
             ),
             Self::WalMissing { .. } => Some(

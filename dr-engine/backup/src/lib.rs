@@ -41,7 +41,7 @@ pub use retention::{
     RetentionPolicy, UNDO_KEPT, WalFacts, WalPlan, plan_retention,
 };
 pub use run::{
-    BackupOptions, NatsDetails, PostgresDetails, run, store_folder, stream_snapshot_path,
+    BackupOptions, Increment, NatsDetails, PostgresDetails, run, store_folder, stream_snapshot_path,
 };
 pub use status::{WorkloadStatus, status};
 pub use verification::{Verification, VerificationCheck, verifications};

@@ -1,8 +1,11 @@
 //! The conductor.
 
+mod changes;
 mod files;
+mod increment;
 mod nats;
 mod postgres;
+mod secure;
 mod sink;
 
 use std::path::Path;
@@ -19,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use crate::BackupError;
 use crate::error::store_error;
 
+pub use increment::Increment;
 pub use nats::{NatsDetails, stream_snapshot_path};
 pub use postgres::PostgresDetails;
 
@@ -103,7 +107,7 @@ impl Job<'_> {
         .await
     }
 
-    /// The restore point as far as it is known now; the writer fills in the amounts.
+    /// The restore point as far as it is known now; the writer fills in the amounts that are left 0.
     fn point(
         &self,
         started: chrono::DateTime<chrono::Utc>,

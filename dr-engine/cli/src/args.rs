@@ -20,8 +20,8 @@ pub(crate) struct Arguments {
 }
 
 const AFTER_HELP: &str = "\
-TARGET is `latest`, a time with its offset (2026-11-23T14:03:21Z), an LSN (0/3000028) or a restore
-point id (rp-...).
+TARGET is `latest`, a time with its offset (2026-11-23T14:03:21Z), an LSN (0/3000028), a transaction
+(xid:7391), a name given with pg_create_restore_point (name:before-import) or a restore point id (rp-...).
 
 Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 done but an objective was missed.
 `dr wal push` and `dr wal fetch` answer PostgreSQL in its own codes, see their --help.";
@@ -125,7 +125,8 @@ pub(crate) enum BackupCommand {
         /// The workload.
         workload: String,
         /// Reads everything. Otherwise files of a folder that did not change since the last backup, by
-        /// size, times and inode, are not read. What is stored already is not stored again.
+        /// size, times and inode, are not read, nor are a cluster's pages that the WAL since the last
+        /// base backup does not name. What is stored already is not stored again.
         #[arg(long)]
         full: bool,
         /// Waits when another job of this workload runs.
@@ -185,6 +186,17 @@ pub(crate) enum WalCommand {
     },
 }
 
+fn parse_tablespace(text: &str) -> Result<(PathBuf, PathBuf), String> {
+    let (was, now) = text
+        .split_once('=')
+        .ok_or_else(|| "write it as OLD=NEW, two absolute paths".to_owned())?;
+    let (was, now) = (PathBuf::from(was), PathBuf::from(now));
+    match was.is_absolute() && now.is_absolute() {
+        true => Ok((was, now)),
+        false => Err("both paths must be absolute".to_owned()),
+    }
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct RestoreArgs {
     /// The workload.
@@ -207,6 +219,10 @@ pub(crate) struct RestoreArgs {
     /// Where configuration files from outside the data directory go.
     #[arg(long, value_name = "DIR")]
     pub(crate) config_into: Option<PathBuf>,
+    /// Where a tablespace goes, by where it was; may be given several times. Others go where they were, if
+    /// the cluster takes its source's place and that is empty, else beside the folder.
+    #[arg(long = "tablespace", value_name = "OLD=NEW", value_parser = parse_tablespace)]
+    pub(crate) tablespaces: Vec<(PathBuf, PathBuf)>,
     /// Queues: replaces streams that are there.
     #[arg(long)]
     pub(crate) replace: bool,

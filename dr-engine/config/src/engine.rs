@@ -7,7 +7,7 @@ use std::time::Duration;
 use dr_model::{HumanDuration, RepositoryName, TierName, WorkloadKind, WorkloadName};
 use serde::{Deserialize, Serialize};
 
-use crate::{KeySource, S3Config};
+use crate::{KeySource, Rate, S3Config};
 
 /// The engine file as written, with paths made absolute.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -195,6 +195,26 @@ pub struct PostgresSource {
     /// Receives the WAL as it is written, for an RPO of seconds; by segments only when left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stream: Option<StreamConfig>,
+    /// The most that base backups read from its disk; as fast as it goes when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub read_rate: Option<Rate>,
+    /// How often a base backup reads every file, whatever the WAL says of what changed; 7 days when left
+    /// out. 0: always.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub full_read_every: Option<HumanDuration>,
+}
+
+/// Every file is read so often where nothing is said: what rots on the source's disk, and what changed
+/// without a word in the WAL, is seen only then.
+const FULL_READ_EVERY: Duration = Duration::from_secs(7 * 24 * 3600);
+
+impl PostgresSource {
+    /// How often a base backup reads every file.
+    #[must_use]
+    pub fn full_read_every(&self) -> Duration {
+        self.full_read_every
+            .map_or(FULL_READ_EVERY, |every| every.0)
+    }
 }
 
 /// How the WAL of a cluster is received as it is written.

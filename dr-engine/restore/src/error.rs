@@ -98,6 +98,25 @@ pub enum RestoreError {
     /// A folder is needed.
     #[error("restoring `{0}` needs a folder")]
     NoFolder(WorkloadName),
+    /// A tablespace that the restore point does not have is to go somewhere.
+    #[error("no tablespace was at {}: {}", location.display(), match there.is_empty() {
+        true => "the restore point has none".to_owned(),
+        false => format!("they were at {}", there.join(", ")),
+    })]
+    UnknownTablespace {
+        /// Where it is said to have been.
+        location: PathBuf,
+        /// Where there were some.
+        there: Vec<String>,
+    },
+    /// Files of two places would mix.
+    #[error("a tablespace cannot go into {}: {} is there, or goes there", place.display(), other.display())]
+    TablespacesMix {
+        /// Where it is to go.
+        place: PathBuf,
+        /// What the other place is.
+        other: PathBuf,
+    },
     /// Something is in the way.
     #[error("{} is not empty: it holds `{example}`", path.display())]
     NotEmpty {
@@ -179,6 +198,12 @@ impl RestoreError {
             Self::WrongTarget { .. } => {
                 Some("give a time, `latest` or one of its restore points".to_owned())
             }
+            Self::UnknownTablespace { .. } => {
+                Some("give --tablespace OLD=NEW with OLD as the source's server had it".to_owned())
+            }
+            Self::TablespacesMix { .. } => Some(
+                "give each tablespace a folder of its own, outside of the data directory".to_owned(),
+            ),
             Self::NoFolder(_) => Some("give --into FOLDER".to_owned()),
             Self::NotEmpty { .. } => Some(
                 "name a new or an empty folder; move what is there away, or remove it, if the \

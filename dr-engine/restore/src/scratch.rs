@@ -16,7 +16,7 @@ use dr_config::WorkloadSource;
 use dr_installation::Installation;
 use dr_model::{Progress, Target, WorkloadName};
 use dr_sources::instance::{
-    PostgresInstance, RunAs, StartOptions, WaitFor, free_port, give, scratch_settings,
+    PostgresInstance, RunAs, StartOptions, StopMode, WaitFor, free_port, give, scratch_settings,
 };
 use dr_sources::postgres::{ConnectOptions, connect, tools};
 use tokio_util::sync::CancellationToken;
@@ -50,7 +50,40 @@ pub struct Scratch {
     _folder: Folder,
 }
 
+/// The folder of a scratch server that was shut down; dropping it removes it.
+#[derive(Debug)]
+pub(crate) struct StoppedScratch {
+    pub(crate) data_directory: PathBuf,
+    _folder: Folder,
+}
+
 impl Scratch {
+    /// Shuts the server down as a server should be: its files are then all there is.
+    pub(crate) fn stop(self) -> Result<StoppedScratch, RestoreError> {
+        let Self {
+            instance,
+            data_directory,
+            _folder,
+            ..
+        } = self;
+        instance
+            .stop(StopMode::Fast)
+            .map_err(source_error("stop the scratch server"))?;
+        Ok(StoppedScratch {
+            data_directory,
+            _folder,
+        })
+    }
+
+    /// How programs of PostgreSQL's reach it: socket folder, port, user.
+    pub(crate) fn reach(&self) -> (&Path, u16, &str) {
+        (
+            &self.socket_directory,
+            self.instance.port(),
+            &self.superuser,
+        )
+    }
+
     /// How to connect to one of its databases, as its superuser.
     #[must_use]
     pub fn connect_options(&self, database: &str) -> ConnectOptions {

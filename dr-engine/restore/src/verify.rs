@@ -202,6 +202,9 @@ fn read_wal(
     };
     let details: dr_backup::PostgresDetails = serde_json::from_value(stored.details.clone())
         .map_err(|error| bad(format!("its details cannot be understood: {error}")))?;
+    if !details.is_known() {
+        return Err(bad("it was made by a newer version of dr".to_owned()));
+    }
     for name in &details.wal_files {
         let body = repository
             .get_wal(&stored.point.workload, name)

@@ -84,6 +84,17 @@ pub trait ItemSink: Send + Sync {
         let _ = (item, size);
         Ok(false)
     }
+
+    /// Takes over, unread, what an earlier capture left of the file of this path, of which the source knows
+    /// what changed since; `goes_on` says that it will be handed one more part of the file. False: the file
+    /// has to be read whole.
+    ///
+    /// # Errors
+    /// When it could not be kept.
+    fn carry(&self, path: &str, goes_on: bool) -> Result<bool, SinkError> {
+        let _ = (path, goes_on);
+        Ok(false)
+    }
 }
 
 impl Item {

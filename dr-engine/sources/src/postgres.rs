@@ -3,18 +3,22 @@
 //!
 //! A point's paths: `data/<path in the data directory>`, `tablespaces/<oid>/PG_<version>/…`,
 //! `config/<name>` for configuration that lies outside the data directory (Debian), and
-//! `label/backup_label` with `label/tablespace_map`, byte for byte as the server gave them.
+//! `label/backup_label` with `label/tablespace_map`, byte for byte as the server gave them. A relation's file
+//! may be in [`parts`] instead.
 
 pub mod base_backup;
 pub(crate) mod config_text;
 mod connection;
 pub mod control;
 pub mod details;
+mod names;
+pub mod parts;
 pub mod put_back;
 pub mod tools;
 
 pub use base_backup::{
-    BaseBackup, BaseBackupResult, CaptureSummary, CorruptPage, PageChecks, WalHold,
+    BaseBackup, BaseBackupResult, CaptureOptions, CaptureSummary, CorruptPage, KnownFile,
+    KnownFiles, MainFork, PageChecks, WalHold,
 };
 pub use connection::{
     ClusterIdentity, ConnectOptions, StreamLimits, check_data_directory, connect, identify,
@@ -24,4 +28,5 @@ pub use details::{
     CaptureDetails, ConfigFile, ConfigRole, CriticalSettings, DatabaseLocale, ExtensionVersion,
     Tablespace,
 };
+pub use names::name_relation;
 pub use sqlx::PgConnection;

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cluster::{
-    FolderSink, Home, back_up, copy_folder, keep_wal, lsn, number, put_back, run, session,
+    FolderSink, Home, back_up, copy_folder, keep_wal, lsn, number, put_back, reading, run, session,
     start_restored, text, verify,
 };
 use dr_model::Silent;
@@ -185,7 +185,12 @@ async fn a_page_changed_since_the_start_is_excused_and_mended_by_the_wal() {
     let sink = Arc::new(FolderSink::new(home.path("captured")));
     let nothing = CancellationToken::new();
     let summary = backup
-        .capture(Arc::clone(&sink) as _, 2, Arc::new(Silent), nothing)
+        .capture(
+            Arc::clone(&sink) as _,
+            reading(2),
+            Arc::new(Silent),
+            nothing,
+        )
         .await
         .unwrap();
     assert_eq!(summary.corrupt_pages, []);
@@ -275,7 +280,7 @@ async fn a_cancelled_backup_leaves_the_server_as_it_was() {
     let held = "select count(*) from pg_replication_slots where temporary";
     assert_eq!(number(&server, held).await, 1);
     let error = backup
-        .capture(Arc::new(sink), 2, Arc::new(Silent), cancel)
+        .capture(Arc::new(sink), reading(2), Arc::new(Silent), cancel)
         .await
         .unwrap_err();
     assert!(matches!(error, SourceError::Cancelled { .. }), "{error}");
@@ -316,7 +321,12 @@ async fn a_dropped_capture_stops_reading_and_ends_its_session() {
     let into = Arc::clone(&sink);
     let task = tokio::spawn(async move {
         backup
-            .capture(into as _, 1, Arc::new(Silent), CancellationToken::new())
+            .capture(
+                into as _,
+                reading(1),
+                Arc::new(Silent),
+                CancellationToken::new(),
+            )
             .await
     });
     waiting.recv().unwrap();
@@ -370,7 +380,12 @@ async fn a_role_without_the_right_is_told_the_grant() {
     let sink = Arc::new(FolderSink::new(home.path("captured")));
     let nothing = CancellationToken::new();
     backup
-        .capture(Arc::clone(&sink) as _, 2, Arc::new(Silent), nothing)
+        .capture(
+            Arc::clone(&sink) as _,
+            reading(2),
+            Arc::new(Silent),
+            nothing,
+        )
         .await
         .unwrap();
     let result = backup.end(Arc::clone(&sink) as _).await.unwrap();

@@ -4,31 +4,35 @@
 //! STOP and every `.history` file is in the repository and has been read back; then the point is
 //! listed. The server keeps that WAL (a temporary slot) until then.
 
-use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use dr_config::PostgresSource;
-use dr_model::{Condition, Position, PostgresPosition, RestorePoint, WalFileName, WorkloadName};
+use dr_model::{ByteCount, Condition, Position, RestorePoint, RestorePointId, WalFileName};
 use dr_sources::postgres::{
-    BaseBackup, BaseBackupResult, CaptureDetails, ClusterIdentity, ConnectOptions,
-    check_data_directory, connect, identify,
+    BaseBackup, BaseBackupResult, CaptureDetails, CaptureOptions, CaptureSummary, ClusterIdentity,
+    ConnectOptions, CorruptPage, check_data_directory, connect, identify, name_relation,
 };
-use dr_store::Repository;
+use dr_store::BackupWriter;
 use serde::{Deserialize, Serialize};
-use tokio_util::sync::CancellationToken;
 
+use super::changes::Log;
+use super::increment::{Base, Beginning, Increment};
+use super::secure::{Origin, secure_wal};
 use super::sink::StoreSink;
 use super::{Job, blocking};
-use crate::error::{file_error, source_error, store_error};
-use crate::{BackupError, bind, check_binding, wal};
+use crate::error::{source_error, store_error};
+use crate::{BackupError, bind, check_binding};
 
-/// How long the archiver is given to bring the last segments by itself before we copy them.
-const ARCHIVER_PATIENCE: Duration = Duration::from_secs(10);
-/// How often the repository is asked meanwhile.
-const ARCHIVER_POLL: Duration = Duration::from_millis(250);
-const DETAILS_VERSION: u32 = 1;
+/// So many damaged pages are told while the backup runs; all are kept with the point.
+const DAMAGED_PAGES_TOLD: usize = 10;
+/// So many damaged files get the names of their relations, within so much time.
+const DAMAGED_FILES_NAMED: usize = 100;
+const NAMING_TIME: Duration = Duration::from_secs(20);
+/// 2: relation files may be in parts. Who knows only 1 would take them for missing.
+const DETAILS_VERSION: u32 = 2;
 
 /// What is stored beside a base backup.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -43,9 +47,18 @@ pub struct PostgresDetails {
     pub archive_command: String,
     /// The WAL files that belong to the point: they live as long as it does.
     pub wal_files: Vec<WalFileName>,
+    /// How it came by what it did not read; `None` when everything was read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub increment: Option<Increment>,
 }
 
 impl PostgresDetails {
+    /// Whether this program knows how to restore what these describe.
+    #[must_use]
+    pub fn is_known(&self) -> bool {
+        (1..=DETAILS_VERSION).contains(&self.version)
+    }
+
     /// Whether the source archived continuously; when not, the point restores to its own end only.
     #[must_use]
     pub fn archives(&self) -> bool {
@@ -64,10 +77,19 @@ pub(super) async fn back_up(
 ) -> Result<RestorePoint, BackupError> {
     let identity = prepare(job, source).await?;
     let writer = job.begin().await?;
-    let sink = Arc::new(StoreSink::new(writer));
-    let result = capture(job, source, &sink).await?;
-    let archiving = archives(&identity.archive_mode, &identity.archive_command);
-    let wal_files = secure_wal(job, source, &result.position, archiving).await?;
+    let Captured {
+        result,
+        sink,
+        since,
+        in_recovery,
+    } = capture(job, source, writer).await?;
+    let origin = match in_recovery {
+        true => Origin::Standby,
+        false => Origin::Primary {
+            archives: archives(&identity.archive_mode, &identity.archive_command),
+        },
+    };
+    let secured = secure_wal(job, source, &result.position, origin).await?;
     // The WAL is stored: the server need not keep it any longer.
     let BaseBackupResult {
         position,
@@ -78,30 +100,115 @@ pub(super) async fn back_up(
         wal_hold,
     } = result;
     drop(wal_hold);
-    let condition = if summary.corrupt_pages.is_empty() {
-        Condition::Whole
-    } else {
-        let line = |page: &dr_sources::postgres::CorruptPage| {
-            format!("{} page {}: {}", page.path, page.page, page.what)
-        };
-        Condition::SourceDamaged {
-            details: summary.corrupt_pages.iter().map(line).collect(),
-        }
+    // How old a standby's files are, its WAL tells and not its clock.
+    let moment = match origin {
+        Origin::Primary { .. } => moment,
+        Origin::Standby => secured.last_commit.map_or(started, |at| at.max(started)),
     };
+    if origin == Origin::Standby && !archives(&identity.archive_mode, &identity.archive_command) {
+        job.progress.note(
+            "The standby has no archive_command of its own: a cluster that is restored from this as \
+             the new primary will not archive until it is given one.",
+        );
+    }
+    let condition = condition(job, source, &summary).await;
     let details = PostgresDetails {
         version: DETAILS_VERSION,
         capture: details,
         archive_mode: identity.archive_mode,
         archive_command: identity.archive_command,
-        wal_files,
+        wal_files: secured.files,
+        increment: since.map(|(since, read_in_full)| Increment {
+            since,
+            read_in_full,
+            spared: summary.spared,
+            changed_pages: summary.changed_pages,
+            files_in_parts: summary.files_in_parts,
+        }),
     };
+    if let Some(increment) = &details.increment {
+        job.progress.note(&format!(
+            "Since {}: {} changed pages were read, {} did not change and were not read.",
+            increment.since,
+            increment.changed_pages,
+            ByteCount(increment.spared)
+        ));
+    }
     let details = serde_json::to_value(details).map_err(|error| BackupError::BadRecord {
         what: "the details of a restore point".to_owned(),
         place: job.repository.describe(),
         detail: error.to_string(),
     })?;
-    let point = job.point(started, moment, Position::Postgres(position), condition);
+    let mut point = job.point(started, moment, Position::Postgres(position), condition);
+    // As the cluster has them, in parts or not.
+    (point.files, point.bytes_source) = (summary.files, ByteCount(summary.bytes));
     job.finish(StoreSink::reclaim(sink)?, point, details).await
+}
+
+/// Damaged pages are told at once, and kept with the point.
+async fn condition(job: &Job<'_>, source: &PostgresSource, summary: &CaptureSummary) -> Condition {
+    if summary.corrupt_pages.is_empty() {
+        return Condition::Whole;
+    }
+    // Without their names they are told by their files: a catalog that does not answer may be damaged too.
+    let named = tokio::time::timeout(NAMING_TIME, name_files(job, source, summary)).await;
+    let names = named.unwrap_or_default();
+    let line = |page: &CorruptPage| {
+        let of = match names.get(&page.path) {
+            Some(name) => format!("{name} ({})", page.path),
+            None => page.path.clone(),
+        };
+        format!("page {} of {of}: {}", page.page, page.what)
+    };
+    let details: Vec<String> = summary.corrupt_pages.iter().map(line).collect();
+    for line in details.iter().take(DAMAGED_PAGES_TOLD) {
+        job.progress
+            .note(&format!("WARNING: damaged in the source: {line}"));
+    }
+    if let Some(more) = details
+        .len()
+        .checked_sub(DAMAGED_PAGES_TOLD)
+        .filter(|n| *n > 0)
+    {
+        job.progress
+            .note(&format!("WARNING: and {more} more pages"));
+    }
+    Condition::SourceDamaged { details }
+}
+
+/// What people call the relations of damaged files, as far as it can be told.
+async fn name_files(
+    job: &Job<'_>,
+    source: &PostgresSource,
+    summary: &CaptureSummary,
+) -> BTreeMap<String, String> {
+    let mut names = BTreeMap::new();
+    let Ok(options) = connect_options(job, source) else {
+        return names;
+    };
+    let Ok(mut session) = connect(&options).await else {
+        return names;
+    };
+    let files: BTreeSet<&String> = summary
+        .corrupt_pages
+        .iter()
+        .map(|page| &page.path)
+        .collect();
+    for path in files.into_iter().take(DAMAGED_FILES_NAMED) {
+        if let Some(name) = name_relation(&mut session, path).await {
+            names.insert(path.clone(), name);
+        }
+    }
+    names
+}
+
+/// A base backup that has ended.
+struct Captured {
+    result: BaseBackupResult,
+    sink: Arc<StoreSink>,
+    /// The point that it took over from, and when everything was last read.
+    since: Option<(RestorePointId, DateTime<Utc>)>,
+    in_recovery: bool,
 }
 
 fn connect_options(job: &Job<'_>, source: &PostgresSource) -> Result<ConnectOptions, BackupError> {
@@ -126,9 +233,6 @@ async fn prepare(job: &Job<'_>, source: &PostgresSource) -> Result<ClusterIdenti
             "identify the server of `{}`",
             job.name()
         )))?;
-    if identity.in_recovery {
-        return Err(BackupError::Standby(job.name().clone()));
-    }
     check_data_directory(&source.data_directory, &identity)
         .map_err(source_error(format!("back up `{}`", job.name())))?;
     let (repository, name) = (job.repository.clone(), job.name().clone());
@@ -144,8 +248,8 @@ async fn prepare(job: &Job<'_>, source: &PostgresSource) -> Result<ClusterIdenti
 async fn capture(
     job: &Job<'_>,
     source: &PostgresSource,
-    sink: &Arc<StoreSink>,
-) -> Result<BaseBackupResult, BackupError> {
+    writer: BackupWriter,
+) -> Result<Captured, BackupError> {
     let failed = || {
         let name = job.name().clone();
         move |error: dr_sources::SourceError| match error {
@@ -162,239 +266,95 @@ async fn capture(
     let mut backup = BaseBackup::begin(session, &source.data_directory, &label)
         .await
         .map_err(failed())?;
+    let (writer, base) = find_base(job, source, &backup, writer).await?;
+    let (known, kept, since) = match base {
+        Some(base) => (base.known, base.kept, Some((base.since, base.read_in_full))),
+        None => Default::default(),
+    };
+    let sink = Arc::new(StoreSink::new(writer).carrying(kept));
     backup
         .capture(
-            Arc::clone(sink) as Arc<dyn dr_sources::ItemSink>,
-            source.read_parallelism.max(1),
+            Arc::clone(&sink) as Arc<dyn dr_sources::ItemSink>,
+            CaptureOptions {
+                known,
+                parallelism: source.read_parallelism,
+                bytes_per_second: source.read_rate.map(|rate| rate.bytes_per_second),
+            },
             Arc::clone(&job.progress),
             job.cancel.clone(),
         )
         .await
         .map_err(failed())?;
-    backup
-        .end(Arc::clone(sink) as Arc<dyn dr_sources::ItemSink>)
+    let in_recovery = backup.identity().in_recovery;
+    let result = backup
+        .end(Arc::clone(&sink) as Arc<dyn dr_sources::ItemSink>)
         .await
-        .map_err(failed())
+        .map_err(failed())?;
+    Ok(Captured {
+        result,
+        sink,
+        since,
+        in_recovery,
+    })
 }
 
-/// The segments from START to STOP.
-fn segments_of(position: &PostgresPosition) -> Vec<WalFileName> {
-    let size = position.wal_segment_bytes;
-    let first = position.start_lsn.0 / size;
-    // A stop exactly at a boundary ends the segment before it.
-    let last = position.stop_lsn.0.saturating_sub(1) / size;
-    (first..=last)
-        .map(|number| WalFileName::of_number(number, position.timeline, size))
-        .collect()
-}
-
-async fn secure_wal(
+/// Finds out what need not be read again, and tells which it is.
+async fn find_base(
     job: &Job<'_>,
     source: &PostgresSource,
-    position: &PostgresPosition,
-    archiving: bool,
-) -> Result<Vec<WalFileName>, BackupError> {
-    job.progress.phase("securing its WAL", None);
-    let work = WalWork {
-        repository: job.repository.clone(),
-        workload: job.name().clone(),
-        pg_wal: source.data_directory.join("pg_wal"),
-        position: position.clone(),
-        patience: if archiving {
-            ARCHIVER_PATIENCE
-        } else {
-            Duration::ZERO
-        },
-        clock: Arc::clone(&job.installation.clock),
-        cancel: job.cancel.clone(),
-    };
-    blocking("secure the WAL", move || work.secure()).await
-}
-
-struct WalWork {
-    repository: Repository,
-    workload: WorkloadName,
-    pg_wal: PathBuf,
-    position: PostgresPosition,
-    patience: Duration,
-    clock: Arc<dyn dr_model::Clock>,
-    cancel: CancellationToken,
-}
-
-impl WalWork {
-    /// Brings every file the point needs into the repository and reads each back.
-    fn secure(&self) -> Result<Vec<WalFileName>, BackupError> {
-        let segments = segments_of(&self.position);
-        let histories = self.histories()?;
-        let mut missing: BTreeSet<WalFileName> =
-            segments.iter().chain(&histories).cloned().collect();
-        let deadline = Instant::now() + self.patience;
-        loop {
-            let mut still = BTreeSet::new();
-            for name in missing {
-                if !self.is_stored(&name)? {
-                    still.insert(name);
-                }
-            }
-            missing = still;
-            if missing.is_empty() || Instant::now() >= deadline {
-                break;
-            }
-            if self.cancel.is_cancelled() {
-                return Err(BackupError::Cancelled(self.workload.clone()));
-            }
-            std::thread::sleep(ARCHIVER_POLL);
-        }
-        for name in &missing {
-            self.copy(name)?;
-        }
-        for name in &segments {
-            self.read_back(name)?;
-        }
-        for name in &histories {
-            self.read_back(name)?;
-        }
-        Ok(segments.into_iter().chain(histories).collect())
+    backup: &BaseBackup,
+    writer: BackupWriter,
+) -> Result<(BackupWriter, Option<Base>), BackupError> {
+    let full_every =
+        chrono::TimeDelta::from_std(source.full_read_every()).unwrap_or(chrono::TimeDelta::MAX);
+    if job.full || full_every.is_zero() {
+        return Ok((writer, None));
     }
-
-    fn is_stored(&self, name: &WalFileName) -> Result<bool, BackupError> {
-        self.repository
-            .wal_info(&self.workload, name)
-            .map(|info| info.is_some())
-            .map_err(store_error(
-                format!("look for {name} of `{}`", self.workload),
-                &self.repository,
-            ))
-    }
-
-    /// The `.history` files of the cluster's own past; of timeline 1 there is none.
-    fn histories(&self) -> Result<Vec<WalFileName>, BackupError> {
-        let own = self.position.timeline;
-        let mut found: Vec<WalFileName> = wal::names_in(&self.pg_wal)?
-            .into_iter()
-            .filter(|name| match name {
-                WalFileName::History { timeline } => *timeline <= own,
-                _ => false,
-            })
-            .collect();
-        let newest = WalFileName::History { timeline: own };
-        if own.0 > 1 && !found.contains(&newest) {
-            found.push(newest);
-        }
-        Ok(found)
-    }
-
-    /// Stores a file from `pg_wal` ourselves. The segments are complete: ending the backup made the
-    /// server switch to a new one.
-    fn copy(&self, name: &WalFileName) -> Result<(), BackupError> {
-        let path = self.pg_wal.join(name.to_string());
-        if !path.exists() {
-            // The archiver may have brought and removed it since we last asked.
-            if self.is_stored(name)? {
-                return Ok(());
-            }
-            return Err(BackupError::WalMissing {
-                workload: self.workload.clone(),
-                name: name.clone(),
-                looked_in: self.pg_wal.clone(),
-            });
-        }
-        let body = read(&path)?;
-        if matches!(name, WalFileName::Segment { .. }) {
-            let found = wal::check_segment(name, &body)?;
-            check_binding(&self.repository, &self.workload, found)?;
-        }
-        wal::put(
-            &self.repository,
-            &self.workload,
-            name,
-            &body,
-            self.clock.now(),
-        )?;
-        Ok(())
-    }
-
-    /// The segment as the server still has it; `None` when it was recycled already.
-    fn own_segment(&self, name: &WalFileName) -> Result<Option<Vec<u8>>, BackupError> {
-        let path = self.pg_wal.join(name.to_string());
-        match std::fs::read(&path) {
-            Ok(body) => Ok(Some(body)),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(file_error("read", &path)(error)),
-        }
-    }
-
-    /// Proves that the repository gives back what a restore of this point will ask it for.
-    fn read_back(&self, name: &WalFileName) -> Result<(), BackupError> {
-        let body = self
-            .repository
-            .get_wal(&self.workload, name)
-            .map_err(store_error(
-                format!("read back {name} of `{}`", self.workload),
-                &self.repository,
-            ))?
-            .ok_or_else(|| BackupError::WalMissing {
-                workload: self.workload.clone(),
-                name: name.clone(),
-                looked_in: self.pg_wal.clone(),
-            })?;
-        let bad = |what: &str| BackupError::BadWal {
-            file: name.to_string(),
-            what: format!("read back from the repository, {what}"),
+    job.progress
+        .phase("reading what changed from the WAL", None);
+    let (repository, workload) = (job.repository.clone(), job.name().clone());
+    let identity = backup.identity().clone();
+    let pg_wal = source.data_directory.join("pg_wal");
+    let (start_lsn, segment_pages) = (backup.start_lsn(), backup.segment_pages());
+    let (now, cancel) = (job.installation.clock.now(), job.cancel.clone());
+    let (writer, base) = blocking("read what changed", move || {
+        let beginning = Beginning {
+            log: Log {
+                repository: &repository,
+                workload: &workload,
+                pg_wal,
+                system_id: identity.system_id,
+                cancel,
+            },
+            identity: &identity,
+            start_lsn,
+            segment_pages,
+            now,
+            full_every,
         };
-        match name {
-            WalFileName::Segment { .. } => {
-                let found = wal::check_segment(name, &body)?;
-                if found != self.position.system_id {
-                    return Err(bad("it belongs to another cluster"));
-                }
-                // A rescue or a copy may have stored another end under this name: the start of this very
-                // backup could be missing in it.
-                if let Some(own) = self.own_segment(name)?
-                    && own != body
-                {
-                    return Err(bad("it is not what this server wrote"));
-                }
-            }
-            _ => {
-                std::str::from_utf8(&body)
-                    .ok()
-                    .and_then(crate::window::parse_history)
-                    .ok_or_else(|| bad("it is no timeline history"))?;
-            }
+        let base = beginning.base(&writer).map_err(store_error(
+            format!("read the last restore point of `{workload}`"),
+            &repository,
+        ))?;
+        Ok((writer, base))
+    })
+    .await?;
+    match base {
+        Ok(base) => {
+            tracing::info!(workload = %job.name(), since = %base.since, "reading what changed");
+            Ok((writer, Some(base)))
         }
-        Ok(())
+        Err(why) => {
+            tracing::info!(workload = %job.name(), why, "reading everything");
+            job.progress.note(&format!("Everything is read: {why}."));
+            Ok((writer, None))
+        }
     }
-}
-
-fn read(path: &Path) -> Result<Vec<u8>, BackupError> {
-    std::fs::read(path).map_err(file_error("read", path))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use dr_model::{Lsn, SystemId, Timeline};
-
-    #[test]
-    fn a_stop_at_a_boundary_needs_no_segment_behind_it() {
-        let size = 16 << 20;
-        let name = |lsn: u64| WalFileName::containing(Lsn(lsn), Timeline(1), size);
-        let mut position = PostgresPosition {
-            system_id: SystemId(1),
-            timeline: Timeline(1),
-            start_lsn: Lsn(2 * size + 40),
-            stop_lsn: Lsn(4 * size),
-            start_segment: name(2 * size),
-            stop_segment: name(3 * size),
-            wal_segment_bytes: size,
-            server_version_num: 150_018,
-            page_checksums: true,
-        };
-        assert_eq!(segments_of(&position), [name(2 * size), name(3 * size)]);
-        position.stop_lsn = Lsn(4 * size + 1);
-        assert_eq!(segments_of(&position).len(), 3);
-    }
 
     #[test]
     fn a_cluster_archives_only_with_a_command() {

@@ -1,9 +1,11 @@
 //! From a source's items to the repository's entries: the only place where the two meet.
 
+use std::collections::HashMap;
 use std::io::Read;
 use std::sync::Arc;
 
 use dr_config::TenantPath;
+use dr_sources::postgres::parts;
 use dr_sources::{ContentKind, Item, ItemKind, ItemSink, SinkError};
 use dr_store::{BackupWriter, Cutting, Domain, EntryKind, EntryMeta};
 
@@ -18,6 +20,9 @@ pub(super) struct StoreSink {
     /// Whose a path is, where tenants' files can be told apart: each tenant's content goes under a key
     /// of its own.
     tenants: Option<TenantPath>,
+    /// Relation files that may be taken over from an earlier restore point, by path: how they are called
+    /// there, whole or part by part.
+    kept: HashMap<String, Vec<String>>,
 }
 
 impl StoreSink {
@@ -26,7 +31,13 @@ impl StoreSink {
             writer,
             spare_unchanged: false,
             tenants: None,
+            kept: HashMap::new(),
         }
+    }
+
+    /// Takes over relation files, as the source knows what changed in them.
+    pub(super) fn carrying(self, kept: HashMap<String, Vec<String>>) -> Self {
+        Self { kept, ..self }
     }
 
     /// Takes over files of the newest restore point whose times and inode tell that they did not change.
@@ -111,6 +122,22 @@ impl ItemSink for StoreSink {
         }
         let domain = self.domain(&item.path);
         Ok(self.writer.add_unchanged_of(&domain, &meta(item), size)?)
+    }
+
+    fn carry(&self, path: &str, goes_on: bool) -> Result<bool, SinkError> {
+        let Some(names) = self.kept.get(path) else {
+            return Ok(false);
+        };
+        // A file that was whole becomes the first part of one in parts.
+        let under = |name: &String| match goes_on && name == path {
+            true => parts::path(0, path),
+            false => name.clone(),
+        };
+        let files: Vec<_> = names
+            .iter()
+            .map(|name| (name.clone(), under(name)))
+            .collect();
+        Ok(self.writer.take_over(&files)?)
     }
 }
 

@@ -113,16 +113,27 @@ fn request(
         }
         _ => {}
     }
-    if kind != WorkloadKind::Postgres && (arguments.start || arguments.as_primary) {
+    let for_databases =
+        arguments.start || arguments.as_primary || !arguments.tablespaces.is_empty();
+    if kind != WorkloadKind::Postgres && for_databases {
         return Err(usage(
             format!("`{workload}` is no database: there is nothing to start"),
-            "leave out --start and --as-primary",
+            "leave out --start, --as-primary and --tablespace",
+        ));
+    }
+    let mut was: Vec<_> = arguments.tablespaces.iter().map(|(was, _)| was).collect();
+    was.sort();
+    if let Some(twice) = was.iter().zip(was.iter().skip(1)).find(|(a, b)| a == b) {
+        return Err(usage(
+            format!("--tablespace names {} twice", twice.0.display()),
+            "name each place once",
         ));
     }
     Ok(RestoreRequest {
         exclusive: arguments.exclusive,
         as_primary: arguments.as_primary,
         config_into: arguments.config_into.as_deref().map(absolute).transpose()?,
+        tablespaces: arguments.tablespaces.iter().cloned().collect(),
         replace: arguments.replace,
         ..RestoreRequest::new(
             workload,
@@ -145,6 +156,10 @@ fn show_plan(context: &Context, plan: &RestorePlan) -> Result<u8, Failure> {
         output::time(plan.point.moment),
         plan.point.bytes_source
     ));
+    for (was, now) in &plan.tablespaces {
+        let (was, now) = (was.display(), now.display());
+        output::data(&format!("tablespace {was} into {now}"));
+    }
     if let dr_restore::PlannedSource::Postgres(postgres) = &plan.source {
         output::data(&format!(
             "replaying {} WAL segments, {} to {}, on timeline {}; window {}",

@@ -150,6 +150,7 @@ impl Job {
             &self.repository,
         ))?;
         let owner = server_user(into)?;
+        self.know_tablespaces(into, &details)?;
         let folder = prepare_folder(into, owner.as_ref())?;
         let mut notes = self.plan.notes.clone();
         let tablespaces = self.place_tablespaces(&folder, &details, owner.as_ref(), &mut notes)?;
@@ -193,18 +194,55 @@ impl Job {
                 workload: self.plan.workload.clone(),
                 point: id.clone(),
             })?;
-        let details = serde_json::from_value(stored.details.clone()).map_err(|error| {
-            RestoreError::BadPoint {
-                point: id.clone(),
-                what: format!("its details cannot be understood: {error}"),
-            }
-        })?;
+        let bad = |what: String| RestoreError::BadPoint {
+            point: id.clone(),
+            what,
+        };
+        let details: PostgresDetails = serde_json::from_value(stored.details.clone())
+            .map_err(|error| bad(format!("its details cannot be understood: {error}")))?;
+        if !details.is_known() {
+            let version = details.version;
+            return Err(bad(format!(
+                "it was made by a newer version of dr (details of version {version}); update"
+            )));
+        }
         let entries = self.repository.entries(&stored).map_err(failed())?;
         Ok((stored, details, entries))
     }
 
-    /// A tablespace goes back to where it was only when the cluster takes its source's place and
-    /// nothing is there; else beside the folder, because the source's own may be in use.
+    /// Refuses places of tablespaces that cannot be: of some that the restore point does not have, and two
+    /// in one folder, or one within another or within the data directory, where their files would mix.
+    fn know_tablespaces(&self, into: &Path, details: &PostgresDetails) -> Result<(), RestoreError> {
+        let there: Vec<&PathBuf> = (details.capture.tablespaces.iter())
+            .map(|tablespace| &tablespace.location)
+            .collect();
+        let asked = &self.plan.tablespaces;
+        if let Some(unknown) = asked.keys().find(|was| !there.contains(was)) {
+            return Err(RestoreError::UnknownTablespace {
+                location: unknown.clone(),
+                there: there.iter().map(|was| was.display().to_string()).collect(),
+            });
+        }
+        let into = std::path::absolute(into).map_err(file_error("resolve", into))?;
+        let mut beside = into.as_os_str().to_owned();
+        beside.push(".tablespaces");
+        let mut taken = vec![into, PathBuf::from(beside)];
+        for place in asked.values() {
+            let mixes = |other: &&PathBuf| place.starts_with(other) || other.starts_with(place);
+            if let Some(other) = taken.iter().find(mixes) {
+                return Err(RestoreError::TablespacesMix {
+                    place: place.clone(),
+                    other: other.clone(),
+                });
+            }
+            taken.push(place.clone());
+        }
+        Ok(())
+    }
+
+    /// A tablespace goes to where it is asked to. Else it goes back to where it was only when the cluster
+    /// takes its source's place and nothing is there; else beside the folder, because the source's own may
+    /// be in use.
     fn place_tablespaces(
         &self,
         folder: &Path,
@@ -219,7 +257,9 @@ impl Job {
                 |error| error.kind() == std::io::ErrorKind::NotFound,
                 |mut entries| entries.next().is_none(),
             );
-            let place = if self.purpose == Purpose::Primary && free {
+            let place = if let Some(asked) = self.plan.tablespaces.get(was) {
+                asked.clone()
+            } else if self.purpose == Purpose::Primary && free {
                 was.clone()
             } else {
                 let mut beside = folder.as_os_str().to_owned();

@@ -1,14 +1,17 @@
-//! Files out of the repository, several at a time, each verified by the repository as it is read.
+//! Files out of the repository, several at a time, each verified by the repository as it is read. A file
+//! that is kept in parts gets its later parts when all files are there.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, OpenOptions};
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use dr_model::{Progress, WorkloadName};
 use dr_sources::files::EarlyWrites;
 use dr_sources::instance::{RunAs, give};
+use dr_sources::postgres::parts::{self, PartApplier, PartedFile, PartsIndex};
 use dr_sources::postgres::put_back::{ManifestFile, Place, place};
 use dr_store::{EntryKind, PointReader, Repository, StoredPoint, TreeEntry};
 use tokio_util::sync::CancellationToken;
@@ -22,6 +25,8 @@ use crate::threads;
 
 /// Between the repository's chunks and the file.
 const WRITE_BUFFER_BYTES: usize = 256 << 10;
+/// What is read at once of a file that was put together.
+const READ_BUFFER_BYTES: usize = 1 << 20;
 
 /// Where a cluster's files go.
 pub(super) struct Writer<'a> {
@@ -49,13 +54,29 @@ pub(super) struct Written {
     pub(super) manifest: Vec<ManifestFile>,
 }
 
+/// Later parts of files, by the file's path in the point.
+type Parts<'e> = BTreeMap<String, BTreeMap<u32, &'e TreeEntry>>;
+
+/// A file and the parts that go into it, in order.
+struct Parted<'e> {
+    path: PathBuf,
+    manifest_path: Option<String>,
+    bytes: u64,
+    parts: Vec<&'e TreeEntry>,
+}
+
 impl Writer<'_> {
-    /// Writes folders, then files, then links. The control file gets its pending name.
+    /// Writes folders, then files, then parts of files, then links. The control file gets its pending name.
     pub(super) fn write_all(&self, entries: &[TreeEntry]) -> Result<Written, RestoreError> {
         let mut files = Vec::new();
         let mut links = Vec::new();
         let mut folders = BTreeSet::new();
+        let mut later = Parts::new();
         for entry in entries {
+            if let Place::Part { number, of } = place(&entry.meta.path) {
+                later.entry(of).or_default().insert(number, entry);
+                continue;
+            }
             let Some((path, manifest_path)) = self.destination(&entry.meta.path)? else {
                 continue;
             };
@@ -79,6 +100,7 @@ impl Writer<'_> {
         })?;
         let mut written = Written::default();
         files.iter().for_each(|file| note(&mut written, file));
+        self.write_parts(entries, later, &mut written)?;
         for (path, target) in &links {
             // A tablespace's link points to its new place already.
             if fs::symlink_metadata(path).is_err() {
@@ -92,15 +114,146 @@ impl Writer<'_> {
         Ok(written)
     }
 
+    /// Puts the later parts into the files that are made of them.
+    fn write_parts(
+        &self,
+        entries: &[TreeEntry],
+        later: Parts<'_>,
+        written: &mut Written,
+    ) -> Result<(), RestoreError> {
+        let files = self.parted(entries, later)?;
+        let whole = Mutex::new(BTreeMap::new());
+        threads::each(&files, self.reader.is_far(), |file| {
+            let made = self.put_together(file)?;
+            let mut whole = whole.lock().unwrap_or_else(PoisonError::into_inner);
+            whole.extend(made.map(|made| (made.path.clone(), made)));
+            Ok::<(), RestoreError>(())
+        })?;
+        let mut whole = whole.into_inner().unwrap_or_else(PoisonError::into_inner);
+        for file in &mut written.manifest {
+            if let Some(made) = whole.remove(&file.path) {
+                written.bytes = (written.bytes + made.size).saturating_sub(file.size);
+                *file = made;
+            }
+        }
+        Ok(())
+    }
+
+    /// The files that are in parts, each with all of its parts.
+    fn parted<'e>(
+        &self,
+        entries: &'e [TreeEntry],
+        mut later: Parts<'e>,
+    ) -> Result<Vec<Parted<'e>>, RestoreError> {
+        let bad = |what: String| RestoreError::BadPoint {
+            point: self.point.point.id.clone(),
+            what,
+        };
+        let firsts = entries
+            .iter()
+            .filter_map(|entry| match parts::parse(&entry.meta.path) {
+                Some((0, of)) => Some(of),
+                _ => None,
+            });
+        let mut firsts: BTreeSet<&str> = firsts.collect();
+        let mut files = Vec::new();
+        for (of, PartedFile { parts, bytes, .. }) in self.parts_index(entries)?.files {
+            let numbered = later.remove(&of).unwrap_or_default();
+            if !firsts.remove(of.as_str()) || !numbered.keys().copied().eq(1..parts) {
+                return Err(bad(format!("a part of `{of}` is missing")));
+            }
+            let Some((path, manifest_path)) = self.destination(&of)? else {
+                return Err(bad(format!("`{of}` cannot be in parts")));
+            };
+            files.push(Parted {
+                path,
+                manifest_path,
+                bytes,
+                parts: numbered.into_values().collect(),
+            });
+        }
+        match later.keys().map(String::as_str).chain(firsts).next() {
+            Some(of) => Err(bad(format!("its list of parts does not name `{of}`"))),
+            None => Ok(files),
+        }
+    }
+
+    fn parts_index(&self, entries: &[TreeEntry]) -> Result<PartsIndex, RestoreError> {
+        let id = &self.point.point.id;
+        let is_index = |entry: &&TreeEntry| entry.meta.path == parts::INDEX_PATH;
+        let Some(entry) = entries.iter().find(is_index) else {
+            return Ok(PartsIndex::new(BTreeMap::new()));
+        };
+        let mut body = Vec::new();
+        self.reader
+            .read_file(entry, &mut body)
+            .map_err(store_error(
+                format!("read the list of parts of {id}"),
+                self.repository,
+            ))?;
+        PartsIndex::parse(&body).map_err(|what| RestoreError::BadPoint {
+            point: id.clone(),
+            what: format!("its list of parts cannot be understood: {what}"),
+        })
+    }
+
+    /// Puts later parts into a file; describes what came of it.
+    fn put_together(&self, of: &Parted<'_>) -> Result<Option<ManifestFile>, RestoreError> {
+        if self.cancel.is_cancelled() {
+            return Err(RestoreError::Cancelled(self.workload.clone()));
+        }
+        let path = &of.path;
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(path)
+            .map_err(file_error("open", path))?;
+        for part in &of.parts {
+            let mut applier = PartApplier::new(&file);
+            let mut out = Telling {
+                out: &mut applier,
+                progress: self.progress,
+            };
+            self.reader.read_file(part, &mut out).map_err(store_error(
+                format!("restore `{}` of {}", part.meta.path, self.point.point.id),
+                self.repository,
+            ))?;
+            applier.finish().map_err(file_error("write", path))?;
+        }
+        // As it is now: what was captured of it came at several times.
+        let (bytes, crc32c) = sum(&file).map_err(file_error("read back", path))?;
+        if bytes != of.bytes {
+            return Err(RestoreError::BadPoint {
+                point: self.point.point.id.clone(),
+                what: format!(
+                    "`{}` came to {bytes} bytes instead of {}",
+                    path.display(),
+                    of.bytes
+                ),
+            });
+        }
+        if self.flushes_each() {
+            file.sync_all().map_err(file_error("flush", path))?;
+        }
+        let modified_ns = of.parts.last().map_or(0, |part| part.meta.modified_ns);
+        Ok(of.manifest_path.clone().map(|path| ManifestFile {
+            path,
+            size: bytes,
+            modified_seconds: modified_ns.div_euclid(1_000_000_000),
+            crc32c,
+        }))
+    }
+
     /// Where an entry goes, and its path in the manifest if it belongs there.
     fn destination(&self, path: &str) -> Result<Option<(PathBuf, Option<String>)>, RestoreError> {
         let bad = |what: &str| RestoreError::BadPoint {
             point: self.point.point.id.clone(),
             what: format!("{what} `{path}`"),
         };
+        let of = parts::parse(path).map_or(path, |(_, of)| of);
         Ok(match place(path) {
             Place::Data(relative) => {
-                let manifest = path.strip_prefix("data/").map(str::to_owned);
+                let manifest = of.strip_prefix("data/").map(str::to_owned);
                 Some((
                     self.data_directory
                         .join(safe(&relative).ok_or_else(|| bad("bad path"))?),
@@ -120,7 +273,7 @@ impl Writer<'_> {
                 let relative = safe(&relative).ok_or_else(|| bad("bad path"))?;
                 Some((self.captured_config.join(relative), None))
             }
-            Place::Skip => None,
+            Place::Part { .. } | Place::Skip => None,
         })
     }
 
@@ -203,6 +356,24 @@ fn note(written: &mut Written, (_, manifest_path, entry): &(PathBuf, Option<Stri
             modified_seconds: entry.meta.modified_ns.div_euclid(1_000_000_000),
             crc32c,
         });
+    }
+}
+
+/// How long a file is, and its CRC-32C.
+fn sum(file: &fs::File) -> io::Result<(u64, u32)> {
+    let mut file = file;
+    io::Seek::seek(&mut file, io::SeekFrom::Start(0))?;
+    let mut buffer = vec![0; READ_BUFFER_BYTES];
+    let (mut bytes, mut crc32c) = (0, 0);
+    loop {
+        let read = match file.read(&mut buffer) {
+            Ok(0) => return Ok((bytes, crc32c)),
+            Ok(read) => read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error),
+        };
+        bytes += read as u64;
+        crc32c = crc32c::crc32c_append(crc32c, buffer.get(..read).unwrap_or_default());
     }
 }
 

@@ -1,10 +1,12 @@
-//! A cluster: restored, judged by `pg_verifybackup`, started, asked.
+//! A cluster: restored, judged by `pg_verifybackup`, started, asked, judged by `pg_amcheck`, and, shut down,
+//! by `pg_checksums`.
 
-use std::process::Stdio;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use dr_model::Target;
-use dr_sources::instance::command;
+use dr_sources::instance::{RunAs, command};
 use dr_sources::postgres::connect;
 
 use super::{Checks, Work};
@@ -28,7 +30,12 @@ pub(super) async fn verify(work: &Work<'_>, checks: &mut Checks) -> Result<(), R
         "restored",
         format!("into {}", prepared.data_directory.display()),
     );
-    judge(&prepared, checks).await?;
+    let judges = Judges {
+        programs: prepared.bin_directory.clone(),
+        user: prepared.user.clone(),
+    };
+    judges.backup(&prepared, checks).await?;
+    let has_checksums = (work.point.postgres()).is_some_and(|position| position.page_checksums);
     let scratch = prepared
         .open(work.installation, Arc::clone(&work.progress))
         .await?;
@@ -40,49 +47,136 @@ pub(super) async fn verify(work: &Work<'_>, checks: &mut Checks) -> Result<(), R
         ),
     );
     ask(&scratch, checks).await?;
-    blocking("stop the scratch server", move || {
-        drop(scratch);
+    judges.structures(&scratch, checks).await?;
+    let stopped = blocking("stop the scratch server", move || scratch.stop()).await?;
+    if has_checksums {
+        let data = stopped.data_directory.clone();
+        let all = |judge: &mut Command| {
+            judge.args(["--check", "-D"]).arg(data);
+        };
+        judges.run("pg_checksums", all, checks).await?;
+    }
+    blocking("remove the scratch folder", move || {
+        drop(stopped);
         Ok(())
     })
     .await
 }
 
-/// Someone else's program compares every file with the checksums taken when it was captured.
-async fn judge(prepared: &Prepared, checks: &mut Checks) -> Result<(), RestoreError> {
-    let program = prepared.bin_directory.join("pg_verifybackup");
-    let mut judge = command(prepared.user.as_ref(), &program);
-    judge
-        .arg("-n")
-        .arg(&prepared.data_directory)
-        .current_dir("/")
-        .stdin(Stdio::null());
-    let output = blocking("run pg_verifybackup", move || {
-        judge
-            .output()
-            .map_err(crate::error::file_error("run", &program))
-    })
-    .await?;
-    let text = [output.stdout, output.stderr].concat();
-    let text = String::from_utf8_lossy(&text).trim().to_owned();
-    checks.add("pg_verifybackup", output.status.success(), text);
-    Ok(())
+/// Of what a judge says: a damaged table is told row by row.
+const LINES_KEPT: usize = 40;
+
+/// Someone else's programs: those that come with the server.
+struct Judges {
+    programs: PathBuf,
+    user: Option<RunAs>,
 }
 
-/// Every database answers, and its catalog can be read from end to end.
-async fn ask(scratch: &Scratch, checks: &mut Checks) -> Result<(), RestoreError> {
-    let sql = |source| RestoreError::Source {
+impl Judges {
+    /// Compares every file with the checksums taken when it was captured or put together.
+    async fn backup(&self, prepared: &Prepared, checks: &mut Checks) -> Result<(), RestoreError> {
+        let data = &prepared.data_directory;
+        let all = |judge: &mut Command| {
+            judge.arg("-n").arg(data);
+        };
+        self.run("pg_verifybackup", all, checks).await
+    }
+
+    /// Whether tables and indexes are what they should be, and fit each other. Its extension comes in
+    /// packages of its own on some systems.
+    async fn structures(&self, scratch: &Scratch, checks: &mut Checks) -> Result<(), RestoreError> {
+        let mut connection = connect(&scratch.connect_options("postgres"))
+            .await
+            .map_err(source_error("reach the restored server"))?;
+        let is_there: bool = sqlx::query_scalar(
+            "select exists (select from pg_available_extensions where name = 'amcheck')",
+        )
+        .fetch_one(&mut connection)
+        .await
+        .map_err(sql)?;
+        if !is_there || !self.programs.join("pg_amcheck").is_file() {
+            checks.held("pg_amcheck not run", "it is not installed on this host");
+            return Ok(());
+        }
+        let (folder, port, user) = scratch.reach();
+        let all = |judge: &mut Command| {
+            judge
+                .args(["--all", "--install-missing", "--no-strict-names", "-j", "2"])
+                .arg("-h")
+                .arg(folder)
+                .args(["-p", &port.to_string(), "-U", user]);
+        };
+        self.run("pg_amcheck", all, checks).await
+    }
+
+    async fn run(
+        &self,
+        name: &'static str,
+        arguments: impl FnOnce(&mut Command),
+        checks: &mut Checks,
+    ) -> Result<(), RestoreError> {
+        let program = self.programs.join(name);
+        let mut judge = command(self.user.as_ref(), &program);
+        judge.current_dir("/").stdin(Stdio::null());
+        // What the host's environment says of servers is about others.
+        let foreign =
+            std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"PG"));
+        for (name, _) in foreign {
+            judge.env_remove(name);
+        }
+        // What was set for roles and databases of production must not stop it, nor what a restored
+        // prepared transaction has locked.
+        judge.env(
+            "PGOPTIONS",
+            "-c statement_timeout=0 -c lock_timeout=60s -c default_transaction_read_only=off \
+             -c row_security=off",
+        );
+        arguments(&mut judge);
+        let output = blocking("run one of PostgreSQL's programs", move || {
+            judge
+                .output()
+                .map_err(crate::error::file_error("run", &program))
+        })
+        .await?;
+        let text = [output.stdout, output.stderr].concat();
+        let text = String::from_utf8_lossy(&text);
+        let mut lines = text.trim().lines();
+        let mut told: Vec<&str> = lines.by_ref().take(LINES_KEPT).collect();
+        let more = match lines.count() {
+            0 => String::new(),
+            more => format!("and {more} more lines"),
+        };
+        told.extend((!more.is_empty()).then_some(more.as_str()));
+        checks.add(name, output.status.success(), told.join("\n"));
+        Ok(())
+    }
+}
+
+fn sql(source: sqlx::Error) -> RestoreError {
+    RestoreError::Source {
         action: "ask the restored server".to_owned(),
         source: dr_sources::SourceError::Sql {
             action: "answer",
             source,
         },
-    };
+    }
+}
+
+/// Every database answers, and its catalog can be read from end to end.
+async fn ask(scratch: &Scratch, checks: &mut Checks) -> Result<(), RestoreError> {
     let open = |database: String| async move {
-        connect(&scratch.connect_options(&database))
+        let mut session =
+            connect(&scratch.connect_options(&database))
+                .await
+                .map_err(source_error(format!(
+                    "reach database `{database}` of the restored server"
+                )))?;
+        // What production sets for its roles, and what a restored prepared transaction has locked.
+        sqlx::raw_sql("set statement_timeout = 0; set lock_timeout = '60s'")
+            .execute(&mut session)
             .await
-            .map_err(source_error(format!(
-                "reach database `{database}` of the restored server"
-            )))
+            .map_err(sql)?;
+        Ok::<_, RestoreError>(session)
     };
     let mut connection = open("postgres".to_owned()).await?;
     let databases: Vec<String> = sqlx::query_scalar(

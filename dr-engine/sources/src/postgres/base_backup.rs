@@ -9,14 +9,17 @@
 //! configuration from outside; `pg_control` last, its CRC checked; backup mode off; the label as the
 //! server gave it. Nothing is written to the data directory.
 //!
-//! Nothing is ever skipped because of its time or size: a repeated backup is a new one.
+//! Nothing is ever skipped because of its time or size. What the WAL proves to be as an earlier backup
+//! holds it need not be read again, where the caller says so ([`KnownFiles`]); all else is.
 
 mod config_files;
 mod facts;
+mod known;
 mod listing;
 mod page;
 mod reader;
 mod session;
+mod throttle;
 mod workers;
 
 use std::path::{Path, PathBuf};
@@ -30,10 +33,13 @@ use sqlx::PgConnection;
 use tokio_util::sync::CancellationToken;
 
 use self::facts::Facts;
+pub use self::known::{KnownFile, KnownFiles};
 use self::listing::Listing;
+pub use self::listing::MainFork;
 use super::connection::{ClusterIdentity, check_data_directory, identify};
 use super::control::{self, ControlData};
 use super::details::{CaptureDetails, ConfigFile};
+use super::parts::{self, PartsIndex};
 use crate::{ContentKind, Item, ItemKind, ItemSink, SourceError};
 
 /// What was found about page checksums.
@@ -42,7 +48,8 @@ use crate::{ContentKind, Item, ItemKind, ItemSink, SourceError};
 pub enum PageChecks {
     /// The cluster has no page checksums: "not checked".
     NotChecked,
-    /// Every page of every relation file was checked.
+    /// Every page that was read of relation files was checked; of a backup that read only what changed,
+    /// the others were when they were read.
     Checked {
         /// How many pages.
         pages: u64,
@@ -60,12 +67,23 @@ pub struct CorruptPage {
     pub what: String,
 }
 
+/// How [`BaseBackup::capture`] reads.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct CaptureOptions {
+    /// Files of which only what changed is read.
+    pub known: KnownFiles,
+    /// Files read at a time; at least 1.
+    pub parallelism: usize,
+    /// The most that is read; as fast as it goes when left out.
+    pub bytes_per_second: Option<u64>,
+}
+
 /// What [`BaseBackup::capture`] handed over.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CaptureSummary {
     /// Regular files.
     pub files: u64,
-    /// Their bytes.
+    /// Their bytes, whether read or not.
     pub bytes: u64,
     /// Files that were listed and gone when their turn came: the WAL has what became of them.
     pub vanished: u64,
@@ -73,6 +91,12 @@ pub struct CaptureSummary {
     pub pages: PageChecks,
     /// Pages with wrong checksums.
     pub corrupt_pages: Vec<CorruptPage>,
+    /// Bytes that were not read, because an earlier backup holds them and they did not change.
+    pub spared: u64,
+    /// Files that are in parts.
+    pub files_in_parts: u64,
+    /// Pages that were read because they changed, in files that were not read whole.
+    pub changed_pages: u64,
 }
 
 /// Keeps the server from removing the WAL of a backup (a temporary replication slot on the backup's
@@ -97,9 +121,10 @@ impl WalHold {
 pub struct BaseBackupResult {
     /// Where it begins and ends.
     pub position: PostgresPosition,
-    /// When it began, by the server's clock.
+    /// When it began, by the server's clock: every commit up to then lies before its start.
     pub started: DateTime<Utc>,
-    /// By the server's clock, read after the backup's end: no commit it holds is later.
+    /// By the server's clock, read after the backup's end: no commit it holds is later. A standby's files
+    /// may be much older; the WAL up to the stop position tells how old.
     pub moment: DateTime<Utc>,
     /// What was captured.
     pub summary: CaptureSummary,
@@ -141,7 +166,7 @@ impl BaseBackup {
         data_directory: &Path,
         label: &str,
     ) -> Result<Self, SourceError> {
-        let identity = identify(&mut session).await?;
+        let mut identity = identify(&mut session).await?;
         let folder = data_directory.to_owned();
         let server = identity.clone();
         let control = blocking(move || {
@@ -163,6 +188,12 @@ impl BaseBackup {
         };
         let started = session::server_time(&mut session).await?;
         let start_lsn = session::start(&mut session, identity.major_version(), label).await?;
+        identity.timeline = session::timeline(&mut session).await?;
+        // A standby's backup begins where its primary's checkpoint did, however long ago that was.
+        let started = match identity.in_recovery {
+            true => session::checkpoint_time(&mut session).await?,
+            false => started,
+        };
         Ok(Self {
             session,
             identity,
@@ -176,7 +207,7 @@ impl BaseBackup {
         })
     }
 
-    /// The cluster that is backed up.
+    /// The cluster that is backed up, its timeline that on which the backup begins.
     #[must_use]
     pub fn identity(&self) -> &ClusterIdentity {
         &self.identity
@@ -188,14 +219,20 @@ impl BaseBackup {
         self.start_lsn
     }
 
-    /// Hands the whole cluster to `sink`, reading `parallelism` files at a time.
+    /// Pages in one file of a relation.
+    #[must_use]
+    pub fn segment_pages(&self) -> u32 {
+        self.control.segment_pages
+    }
+
+    /// Hands the whole cluster to `sink`; of the known files only what changed is read.
     ///
     /// # Errors
     /// When something cannot be read or kept, or on cancellation.
     pub async fn capture(
         &mut self,
         sink: Arc<dyn ItemSink>,
-        parallelism: usize,
+        options: CaptureOptions,
         progress: Arc<dyn Progress>,
         cancel: CancellationToken,
     ) -> Result<CaptureSummary, SourceError> {
@@ -212,14 +249,23 @@ impl BaseBackup {
             segment_pages: self.control.segment_pages,
             check_pages: self.identity.page_checksums,
             start_lsn: self.start_lsn,
+            known: options.known,
+            throttle: options.bytes_per_second.map(throttle::Throttle::new),
         };
+        let parallelism = options.parallelism.max(1);
         let files = std::mem::take(&mut listing.files);
         let entries = std::mem::take(&mut listing.entries);
         let shared =
             workers::read_all(setting, files, entries, parallelism, &mut self.session).await?;
         let data_directory = self.data_directory.clone();
         let config = config_files.clone();
+        let index = PartsIndex::new(shared.parted());
+        let files_in_parts = u64::try_from(index.files.len()).unwrap_or(0);
         let last_bytes = blocking(move || {
+            if !index.files.is_empty() {
+                let index = index.to_bytes();
+                keep_bytes(&data_directory, parts::INDEX_PATH, &index, sink.as_ref())?;
+            }
             let bytes = config_files::capture(&config, sink.as_ref())?;
             Ok(bytes + capture_control(&data_directory, sink.as_ref())?)
         })
@@ -228,7 +274,9 @@ impl BaseBackup {
         let configs = u64::try_from(config_files.len()).unwrap_or(0);
         let summary = CaptureSummary {
             files: counts.files.load(Ordering::Relaxed) + configs + 1,
-            bytes: counts.bytes.load(Ordering::Relaxed) + last_bytes,
+            bytes: counts.bytes.load(Ordering::Relaxed)
+                + counts.spared.load(Ordering::Relaxed)
+                + last_bytes,
             vanished: counts.vanished.load(Ordering::Relaxed),
             pages: if self.identity.page_checksums {
                 PageChecks::Checked {
@@ -238,6 +286,9 @@ impl BaseBackup {
                 PageChecks::NotChecked
             },
             corrupt_pages: shared.corrupt_pages(),
+            spared: counts.spared.load(Ordering::Relaxed),
+            files_in_parts,
+            changed_pages: counts.changed.load(Ordering::Relaxed),
         };
         self.captured = Some(Captured {
             summary: summary.clone(),
@@ -273,10 +324,26 @@ impl BaseBackup {
             ));
         };
         let stopped = session::stop(&mut self.session, self.identity.major_version()).await?;
+        if self.identity.in_recovery {
+            let consistent = session::consistent_timeline(&mut self.session).await?;
+            if consistent != self.identity.timeline.0 {
+                return Err(SourceError::Refused(format!(
+                    "the standby followed its primary from timeline {} to {consistent} while it was backed \
+                     up: run the backup again after the next checkpoint",
+                    self.identity.timeline
+                )));
+            }
+        }
         let moment = session::server_time(&mut self.session).await?;
         let timeline = session::label_timeline(&stopped.label).ok_or_else(|| {
             SourceError::Refused("the server's backup label has no timeline".to_owned())
         })?;
+        if timeline != self.identity.timeline {
+            return Err(SourceError::Refused(format!(
+                "the backup began on timeline {} and its label says {timeline}: run it again",
+                self.identity.timeline
+            )));
+        }
         let position = self.position(timeline, stopped.lsn);
         let data_directory = self.data_directory.clone();
         blocking(move || {
@@ -388,10 +455,19 @@ fn keep_text(
     text: &str,
     sink: &dyn ItemSink,
 ) -> Result<(), SourceError> {
+    keep_bytes(data_directory, path, text.as_bytes(), sink)
+}
+
+fn keep_bytes(
+    data_directory: &Path,
+    path: &str,
+    mut bytes: &[u8],
+    sink: &dyn ItemSink,
+) -> Result<(), SourceError> {
     let version = data_directory.join("PG_VERSION");
     let metadata = std::fs::metadata(&version).map_err(SourceError::file("examine", &version))?;
     let item = Item::from_metadata(path.to_owned(), ItemKind::File, &metadata);
-    sink.file(&item, &mut text.as_bytes(), ContentKind::Other)
+    sink.file(&item, &mut bytes, ContentKind::Other)
         .map_err(|source| SourceError::Sink {
             item: item.path,
             source,

@@ -117,6 +117,13 @@ pub enum Place {
     Tablespace(u32, PathBuf),
     /// In the folder that is given to [`place_config`] as `captured`, at this relative path.
     Config(PathBuf),
+    /// Pages that go into a file, which the parts of smaller numbers make first ([`super::parts`]).
+    Part {
+        /// From 1 on.
+        number: u32,
+        /// The file's path in the point.
+        of: String,
+    },
     /// Not to be put back as it is.
     Skip,
 }
@@ -124,6 +131,16 @@ pub enum Place {
 /// Says where a point's entry belongs.
 #[must_use]
 pub fn place(path: &str) -> Place {
+    match super::parts::parse(path) {
+        Some((0, of)) => return place(of),
+        Some((number, of)) => {
+            return Place::Part {
+                number,
+                of: of.to_owned(),
+            };
+        }
+        None => {}
+    }
     match path.split_once('/') {
         Some(("data", CONTROL_FILE)) => Place::Data(PathBuf::from(CONTROL_FILE_PENDING)),
         // Whether and how the copy recovers is decided anew.
@@ -216,6 +233,13 @@ mod tests {
             Place::Config("conf.d/a.conf".into())
         );
         assert_eq!(place("label/backup_label"), Place::Skip);
+        assert_eq!(place("parts/0000/data/base/5/1"), data("base/5/1"));
+        let part = Place::Part {
+            number: 2,
+            of: "data/base/5/1".to_owned(),
+        };
+        assert_eq!(place("parts/0002/data/base/5/1"), part);
+        assert_eq!(place("parts/index"), Place::Skip);
         assert_eq!(place("elsewhere"), Place::Skip);
     }
 

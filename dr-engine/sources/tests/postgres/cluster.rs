@@ -15,7 +15,9 @@ use dr_sources::instance::{
 use dr_sources::postgres::put_back::{
     self, ManifestFile, Place, RecoveryAction, RecoverySettings, RecoveryTarget, WalRange,
 };
-use dr_sources::postgres::{BaseBackup, BaseBackupResult, ConnectOptions, connect, tools};
+use dr_sources::postgres::{
+    BaseBackup, BaseBackupResult, CaptureOptions, ConnectOptions, connect, tools,
+};
 use dr_sources::{ContentKind, Item, ItemKind, ItemSink, SinkError, SourceError};
 use sqlx::{Connection, PgConnection};
 use tokio_util::sync::CancellationToken;
@@ -198,6 +200,14 @@ impl ItemSink for FolderSink {
     }
 }
 
+/// Everything, so many files at a time.
+pub(crate) fn reading(parallelism: usize) -> CaptureOptions {
+    CaptureOptions {
+        parallelism,
+        ..CaptureOptions::default()
+    }
+}
+
 /// Takes a base backup; the WAL it needs is copied to `wal` before the hold on it is let go.
 pub(crate) async fn back_up(
     server: &PostgresInstance,
@@ -209,7 +219,7 @@ pub(crate) async fn back_up(
     backup
         .capture(
             Arc::clone(sink) as _,
-            2,
+            reading(2),
             Arc::new(Silent),
             CancellationToken::new(),
         )
@@ -265,7 +275,7 @@ pub(crate) fn put_back(
             Place::Data(path) => (into.join(path), kept.item.path.strip_prefix("data/")),
             Place::Tablespace(oid, path) => (locations[&oid].join(path), None),
             Place::Config(path) => (staging.join(path), None),
-            Place::Skip => continue,
+            Place::Part { .. } | Place::Skip => continue,
         };
         let listed = match kept.item.path.strip_prefix("tablespaces/") {
             Some(rest) => Some(format!("pg_tblspc/{rest}")),

@@ -27,7 +27,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use chrono::Utc;
-use dr_model::{ByteCount, RestorePoint, WorkloadName};
+use dr_model::{ByteCount, RestorePoint, RestorePointId, WorkloadName};
 
 use super::index::PackFile;
 use super::keys::Domain;
@@ -260,6 +260,56 @@ impl BackupWriter {
         Ok(true)
     }
 
+    /// Builds on a restore point of the workload, instead of its newest one: what it holds can be taken
+    /// over. Returns its entries, sorted by path; `None` when it is there no more, or the backup builds on
+    /// another one already.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn build_on(&self, id: &RestorePointId) -> Result<Option<&[TreeEntry]>, StoreError> {
+        let _one_at_a_time = self.loading.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.previous.get().is_none() {
+            let loaded = Previous::of_point(&self.repository, id)?;
+            self.previous.get_or_init(|| loaded);
+        }
+        let previous = self.previous.get().and_then(Option::as_ref);
+        let wanted = previous.filter(|previous| previous.id() == id);
+        Ok(wanted.map(Previous::entries))
+    }
+
+    /// Takes regular files over, unread, from the restore point that the backup builds on
+    /// ([`Self::build_on`]): each `(from, to)` by its path there under the path `to`, with its attributes.
+    /// All of them or, when one is not there or a chunk of it cannot be relied on, none: false.
+    ///
+    /// # Errors
+    /// When the repository fails, or a path is not one that can be stored.
+    pub fn take_over(&self, files: &[(String, String)]) -> Result<bool, StoreError> {
+        let shared = &self.pipeline.shared;
+        shared.packs.check()?;
+        let Some(previous) = self.previous.get().and_then(Option::as_ref) else {
+            return Ok(false);
+        };
+        let keys = self.keys_of(&Domain::Workload)?;
+        let key = shared.packs.number_of(&Domain::Workload, &keys)?;
+        let mut taken = Vec::with_capacity(files.len());
+        for (from, to) in files {
+            check_path(to)?;
+            let Some(entry) = previous.file(from, &keys) else {
+                return Ok(false);
+            };
+            if !previous.rely_on(&shared.packs, &keys, &entry.content)? {
+                return Ok(false);
+            }
+            let meta = EntryMeta {
+                path: to.clone(),
+                ..entry.meta.clone()
+            };
+            taken.push(TreeEntry::file(meta, key, entry.content.clone()));
+        }
+        taken.into_iter().for_each(|entry| shared.add(entry));
+        Ok(true)
+    }
+
     fn previous(&self) -> Result<Option<&Previous>, StoreError> {
         if let Some(previous) = self.previous.get() {
             return Ok(previous.as_ref());
@@ -298,7 +348,8 @@ impl BackupWriter {
         Ok(())
     }
 
-    /// Makes everything durable and lists the restore point; fills in its counts.
+    /// Makes everything durable and lists the restore point; fills in how much was added, and the files and
+    /// their bytes unless the point tells them.
     ///
     /// # Errors
     /// When anything is not durable or not there; then no restore point is listed.
@@ -318,11 +369,11 @@ impl BackupWriter {
         let listing = self.store_listing(&entries)?;
         let again = self.store_packs()?;
         kill_point("store.after-index");
-        point.files = entries
-            .iter()
-            .filter(|entry| entry.kind == EntryKind::File)
-            .count() as u64;
-        point.bytes_source = ByteCount(entries.iter().map(|entry| entry.size).sum());
+        if point.files == 0 {
+            let is_file = |entry: &&TreeEntry| entry.kind == EntryKind::File;
+            point.files = entries.iter().filter(is_file).count() as u64;
+            point.bytes_source = ByteCount(entries.iter().map(|entry| entry.size).sum());
+        }
         point.bytes_added = ByteCount(self.pipeline.shared.packs.bytes_added());
         self.verify_present(&again)?;
         self.pipeline.shared.packs.lock_needed(&again)?;

@@ -277,6 +277,47 @@ fn is_own_folder(name: &str, path: &Path) -> bool {
     (name == "base" || name == "global" || name.starts_with("pg_")) && path.is_dir()
 }
 
+/// A file of a relation's main fork.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MainFork {
+    /// The tablespace's OID.
+    pub tablespace: u32,
+    /// The database's OID; 0 for relations that all share.
+    pub database: u32,
+    /// The relation file's number (`pg_class.relfilenode`).
+    pub node: u32,
+    /// Which of its files.
+    pub segment: u32,
+}
+
+/// `DEFAULTTABLESPACE_OID` and `GLOBALTABLESPACE_OID` (`catalog/pg_tablespace.dat`).
+const DEFAULT_TABLESPACE: u32 = 1663;
+const GLOBAL_TABLESPACE: u32 = 1664;
+
+impl MainFork {
+    /// Which relation's file a path of a point is; `None` for other forks and other files.
+    #[must_use]
+    pub fn parse(path: &str) -> Option<Self> {
+        let parts: Vec<&str> = path.split('/').collect();
+        let (tablespace, database, name) = match parts.as_slice() {
+            ["data", "global", name] => (GLOBAL_TABLESPACE, 0, name),
+            ["data", "base", database, name] => (DEFAULT_TABLESPACE, database.parse().ok()?, name),
+            ["tablespaces", oid, _, database, name]
+            | ["data", "pg_tblspc", oid, _, database, name] => {
+                (oid.parse().ok()?, database.parse().ok()?, name)
+            }
+            _ => return None,
+        };
+        let file = parse_relation(name).filter(|file| file.fork.is_none())?;
+        Some(Self {
+            tablespace,
+            database,
+            node: file.node.parse().ok()?,
+            segment: file.segment,
+        })
+    }
+}
+
 /// Whether a folder holds relation files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Place {
@@ -301,13 +342,13 @@ impl Place {
 
 /// The parts of a relation file's name: `16384`, `16384.2`, `16384_vm`, `16384_fsm.1`.
 #[derive(Debug, PartialEq, Eq)]
-struct RelationFile<'a> {
-    node: &'a str,
-    fork: Option<&'a str>,
-    segment: u32,
+pub(crate) struct RelationFile<'a> {
+    pub(crate) node: &'a str,
+    pub(crate) fork: Option<&'a str>,
+    pub(crate) segment: u32,
 }
 
-fn parse_relation(name: &str) -> Option<RelationFile<'_>> {
+pub(crate) fn parse_relation(name: &str) -> Option<RelationFile<'_>> {
     let (stem, segment) = match name.split_once('.') {
         Some((stem, number)) => (stem, number.parse().ok()?),
         None => (name, 0),
@@ -360,6 +401,29 @@ mod tests {
             assert_eq!(parsed(other), None, "{other}");
         }
         assert!(is_temporary("t3_16384_vm.1") && !is_temporary("t_1") && !is_temporary("test_1"));
+    }
+
+    #[test]
+    fn a_path_tells_the_relation_of_a_main_fork() {
+        let main = |path| {
+            let file = MainFork::parse(path)?;
+            Some((file.tablespace, file.database, file.node, file.segment))
+        };
+        assert_eq!(main("data/base/5/16384.2"), Some((1663, 5, 16384, 2)));
+        assert_eq!(main("data/global/1262"), Some((1664, 0, 1262, 0)));
+        let elsewhere = Some((777, 5, 16384, 0));
+        assert_eq!(main("tablespaces/777/PG_15_202209061/5/16384"), elsewhere);
+        assert_eq!(main("data/pg_tblspc/777/PG_15_1/5/16384"), elsewhere);
+        for other in [
+            "data/base/5/16384_vm",
+            "data/base/5/16384_fsm.1",
+            "data/base/5/16384_init",
+            "data/base/5/pg_filenode.map",
+            "data/pg_xact/0000",
+            "data/PG_VERSION",
+        ] {
+            assert_eq!(main(other), None, "{other}");
+        }
     }
 
     #[test]

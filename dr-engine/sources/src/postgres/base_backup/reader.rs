@@ -1,11 +1,15 @@
-//! Reading one file while its pages are checked.
+//! Reading one file, or some of its pages, while they are checked.
 //!
 //! The file may grow, shrink or change under the reader. Exactly what was there at opening is read,
 //! or less if it shrinks; the WAL repeats every change since backup mode began. A page that was read
 //! while the server wrote it is read again; the sink gets what was judged last.
+//!
+//! Of pages that were announced none may be missing: those that a shorter file has no more are read as
+//! zeros. They are never seen: the file became shorter after backup mode began, and recovery repeats that.
 
 use std::fs::File;
 use std::io::{self, Read};
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
@@ -34,8 +38,11 @@ pub(super) struct CheckedReader<'a> {
     first_page: Option<u32>,
     buffer: Vec<u8>,
     given: usize,
-    position: u64,
-    remaining: u64,
+    /// What of the file is to be read, the next stretch last.
+    stretches: Vec<Range<u64>>,
+    /// Whether a shorter file is filled up.
+    fills_up: bool,
+    bytes: u64,
     stopped: Option<Stopped>,
 }
 
@@ -47,6 +54,7 @@ impl<'a> CheckedReader<'a> {
         first_page: Option<u32>,
         shared: &'a Shared,
     ) -> Self {
+        let whole = 0..size;
         Self {
             file,
             path,
@@ -54,10 +62,29 @@ impl<'a> CheckedReader<'a> {
             first_page,
             buffer: Vec::new(),
             given: 0,
-            position: 0,
-            remaining: size,
+            stretches: (size > 0).then_some(whole).into_iter().collect(),
+            fills_up: false,
+            bytes: 0,
             stopped: None,
         }
+    }
+
+    /// Reads these pages, which ascend, instead of the whole file, and hands out `header` before them.
+    pub(super) fn only(mut self, pages: &[u32], header: Vec<u8>) -> Self {
+        let page_bytes = u64::try_from(self.shared.page_bytes).unwrap_or(u64::MAX);
+        let mut stretches: Vec<Range<u64>> = Vec::new();
+        for page in pages.iter().rev() {
+            let start = u64::from(*page) * page_bytes;
+            let end = start + page_bytes;
+            match stretches.last_mut() {
+                Some(next) if next.start == end => next.start = start,
+                _ => stretches.push(start..end),
+            }
+        }
+        self.stretches = stretches;
+        self.fills_up = true;
+        self.buffer = header;
+        self
     }
 
     /// Why it stopped early, if it did.
@@ -67,40 +94,50 @@ impl<'a> CheckedReader<'a> {
 
     /// Whether everything was handed out.
     pub(super) fn is_finished(&self) -> bool {
-        self.remaining == 0 && self.given == self.buffer.len()
+        self.stretches.is_empty() && self.given == self.buffer.len()
     }
 
-    /// Bytes read so far.
+    /// Bytes read of the file so far.
     pub(super) fn bytes(&self) -> u64 {
-        self.position
+        self.bytes
     }
 
     fn refill(&mut self) -> io::Result<()> {
         if self.shared.stop.is_cancelled() {
             return Err(self.stop(Stopped::Cancelled));
         }
-        let wanted = usize::try_from(self.remaining).map_or(BUFFER_BYTES, |r| r.min(BUFFER_BYTES));
+        let Some(stretch) = self.stretches.pop() else {
+            return Ok(());
+        };
+        let position = stretch.start;
+        let wanted = stretch.end.saturating_sub(position);
+        let wanted = usize::try_from(wanted).map_or(BUFFER_BYTES, |r| r.min(BUFFER_BYTES));
+        if let Some(throttle) = &self.shared.throttle {
+            throttle.wait(wanted as u64, &self.shared.stop);
+        }
+        self.buffer.clear();
         self.buffer.resize(wanted, 0);
         self.given = 0;
-        let read = match read_fully_at(self.file, &mut self.buffer, self.position) {
+        let read = match read_fully_at(self.file, &mut self.buffer, position) {
             Ok(read) => read,
             Err(error) => {
                 self.buffer.clear();
                 return Err(self.stop(Stopped::Failed(error)));
             }
         };
-        self.buffer.truncate(read);
+        // Less than asked for means that the file became shorter: this is its end now.
+        let kept = if self.fills_up { wanted } else { read };
+        self.buffer.truncate(kept);
+        self.buffer.get_mut(read..).unwrap_or_default().fill(0);
         if let Some(first_page) = self.first_page {
-            self.check_pages(first_page);
+            self.check_pages(position, first_page);
+        }
+        let rest = position + u64::try_from(wanted).unwrap_or(0)..stretch.end;
+        if !rest.is_empty() && (read == wanted || self.fills_up) {
+            self.stretches.push(rest);
         }
         let bytes = u64::try_from(read).unwrap_or(0);
-        self.position += bytes;
-        // Less than asked for means that the file became shorter: this is its end now.
-        self.remaining = if read < wanted {
-            0
-        } else {
-            self.remaining - bytes
-        };
+        self.bytes += bytes;
         self.shared.progress.advance(bytes);
         Ok(())
     }
@@ -116,10 +153,10 @@ impl<'a> CheckedReader<'a> {
 
     /// Judges each whole page in the buffer. A part of a page at the end belongs to an extension
     /// under way, which the WAL repeats.
-    fn check_pages(&mut self, first_page: u32) {
+    fn check_pages(&mut self, position: u64, first_page: u32) {
         let page_bytes = self.shared.page_bytes;
-        let before = self.position / u64::try_from(page_bytes).unwrap_or(u64::MAX);
-        let (file, path, shared, position) = (self.file, self.path, self.shared, self.position);
+        let before = position / u64::try_from(page_bytes).unwrap_or(u64::MAX);
+        let (file, path, shared) = (self.file, self.path, self.shared);
         for (page, index) in self.buffer.chunks_exact_mut(page_bytes).zip(0u64..) {
             let number = before + index;
             // Block numbers are 32 bits wide in PostgreSQL too.
@@ -178,7 +215,7 @@ fn read_fully_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usiz
 
 impl Read for CheckedReader<'_> {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        if self.given == self.buffer.len() && self.remaining > 0 && !out.is_empty() {
+        if self.given == self.buffer.len() && !self.stretches.is_empty() && !out.is_empty() {
             self.refill()?;
         }
         let ready = self.buffer.get(self.given..).unwrap_or_default();

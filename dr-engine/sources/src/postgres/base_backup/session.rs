@@ -24,6 +24,38 @@ pub(super) async fn insert_position(session: &mut PgConnection) -> Result<Lsn, S
         .map_err(|_| SourceError::Refused(format!("`{text}` is no WAL position")))
 }
 
+/// The timeline of the last checkpoint. After a promotion the server writes on its new timeline for minutes
+/// before the first checkpoint there; the one that begins a backup ends that.
+pub(super) async fn timeline(session: &mut PgConnection) -> Result<Timeline, SourceError> {
+    let timeline: i32 = sqlx::query_scalar("select timeline_id from pg_control_checkpoint()")
+        .fetch_one(session)
+        .await
+        .map_err(failed("tell its timeline"))?;
+    u32::try_from(timeline)
+        .map(Timeline)
+        .map_err(|_| SourceError::Refused(format!("`{timeline}` is no timeline")))
+}
+
+/// When the last checkpoint began: every commit up to then lies before its redo position.
+pub(super) async fn checkpoint_time(
+    session: &mut PgConnection,
+) -> Result<DateTime<Utc>, SourceError> {
+    sqlx::query_scalar("select checkpoint_time from pg_control_checkpoint()")
+        .fetch_one(session)
+        .await
+        .map_err(failed("tell the time of its checkpoint"))
+}
+
+/// The timeline on which a standby's files become consistent; 0 when it is none.
+pub(super) async fn consistent_timeline(session: &mut PgConnection) -> Result<u32, SourceError> {
+    let timeline: i32 =
+        sqlx::query_scalar("select min_recovery_end_timeline from pg_control_recovery()")
+            .fetch_one(session)
+            .await
+            .map_err(failed("tell where its files become consistent"))?;
+    Ok(u32::try_from(timeline).unwrap_or(0))
+}
+
 /// A time limit meant for ordinary sessions must not void a backup.
 pub(super) async fn lift_limits(session: &mut PgConnection) -> Result<(), SourceError> {
     sqlx::raw_sql("set statement_timeout = 0; set lock_timeout = 0; set idle_session_timeout = 0")

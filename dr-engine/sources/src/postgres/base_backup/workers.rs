@@ -5,7 +5,8 @@
 //! conductor, who owns the session, and wait for the answer. The first failure stops the others at
 //! their next buffer; so does dropping the conductor.
 
-use std::fs::File;
+use std::collections::BTreeMap;
+use std::fs::{File, Metadata};
 use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -18,9 +19,12 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::CorruptPage;
+use super::known::{KnownFile, KnownFiles};
 use super::listing::ListedFile;
 use super::reader::{CheckedReader, Stopped};
 use super::session::insert_position;
+use super::throttle::Throttle;
+use crate::postgres::parts::{self, PartedFile};
 use crate::{ContentKind, Item, ItemKind, ItemSink, SourceError};
 
 /// Beyond this many corrupt pages only their number is kept: the cluster is lost anyway.
@@ -40,6 +44,10 @@ pub(super) struct Shared {
     pub(super) segment_pages: u32,
     pub(super) check_pages: bool,
     pub(super) start_lsn: Lsn,
+    pub(super) throttle: Option<Throttle>,
+    known: KnownFiles,
+    /// Files that are in parts now.
+    parted: Mutex<BTreeMap<String, PartedFile>>,
     questions: mpsc::Sender<Question>,
     files: Vec<ListedFile>,
     next: AtomicUsize,
@@ -55,6 +63,10 @@ pub(super) struct Counts {
     pub(super) vanished: AtomicU64,
     pub(super) pages: AtomicU64,
     pub(super) corrupt: AtomicU64,
+    /// Bytes of files that were not read, because nothing in them changed.
+    pub(super) spared: AtomicU64,
+    /// Pages of files in parts that were read.
+    pub(super) changed: AtomicU64,
 }
 
 /// What a capture needs to know about the cluster and its caller.
@@ -66,6 +78,8 @@ pub(super) struct Setting {
     pub(super) segment_pages: u32,
     pub(super) check_pages: bool,
     pub(super) start_lsn: Lsn,
+    pub(super) known: KnownFiles,
+    pub(super) throttle: Option<Throttle>,
 }
 
 impl Shared {
@@ -78,6 +92,9 @@ impl Shared {
             segment_pages: setting.segment_pages,
             check_pages: setting.check_pages,
             start_lsn: setting.start_lsn,
+            throttle: setting.throttle,
+            known: setting.known,
+            parted: Mutex::default(),
             questions,
             files,
             next: AtomicUsize::new(0),
@@ -145,6 +162,14 @@ impl Shared {
         pages
     }
 
+    /// The files that are in parts.
+    pub(super) fn parted(&self) -> BTreeMap<String, PartedFile> {
+        self.parted
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
     fn take_files(&self) -> Result<(), SourceError> {
         while let Some(file) = self.files.get(self.next.fetch_add(1, Ordering::Relaxed)) {
             if self.stop.is_cancelled() {
@@ -167,26 +192,94 @@ impl Shared {
             Err(error) => return Err(failed(error)),
         };
         let metadata = file.metadata().map_err(failed)?;
+        if let Some(known) = self.known.files.get(&listed.path)
+            && self.take_changes(listed, known, &file, &metadata)?
+        {
+            return Ok(());
+        }
         let item = Item::from_metadata(listed.path.clone(), ItemKind::File, &metadata);
-        let first_page = listed
-            .relation_segment
-            .map(|segment| segment.wrapping_mul(self.segment_pages));
-        let kind = match first_page {
+        let check = self.first_page(listed).filter(|_| self.check_pages);
+        let reader = CheckedReader::new(&file, &listed.path, metadata.len(), check, self);
+        self.hand_file(listed, &item, reader)
+    }
+
+    fn first_page(&self, listed: &ListedFile) -> Option<u32> {
+        let segment = listed.relation_segment?;
+        Some(segment.wrapping_mul(self.segment_pages))
+    }
+
+    /// Has the sink take over what it holds of a file, and hands over the pages that changed since; whether
+    /// that will do.
+    fn take_changes(
+        &self,
+        listed: &ListedFile,
+        known: &KnownFile,
+        file: &File,
+        metadata: &Metadata,
+    ) -> Result<bool, SourceError> {
+        let bytes = metadata.len();
+        let page_bytes = u64::try_from(self.page_bytes).unwrap_or(u64::MAX);
+        let Some(pages) = known.pages_to_read(bytes, page_bytes) else {
+            return Ok(false);
+        };
+        let goes_on = !pages.is_empty() || bytes != known.bytes;
+        let carried = self.sink.carry(&listed.path, goes_on);
+        if !carried.map_err(|source| SourceError::Sink {
+            item: listed.path.clone(),
+            source,
+        })? {
+            return Ok(false);
+        }
+        let count = u64::try_from(pages.len()).unwrap_or(u64::MAX);
+        let spared = bytes.saturating_sub(count.saturating_mul(page_bytes));
+        self.counts.spared.fetch_add(spared, Ordering::Relaxed);
+        self.counts.changed.fetch_add(count, Ordering::Relaxed);
+        self.progress.advance(spared);
+        if goes_on {
+            let path = parts::path(known.parts, &listed.path);
+            let item = Item::from_metadata(path, ItemKind::File, metadata);
+            let check = self.first_page(listed).filter(|_| self.check_pages);
+            let page_size = u32::try_from(self.page_bytes).unwrap_or(u32::MAX);
+            let header = parts::header(page_size, bytes, &pages);
+            let reader = CheckedReader::new(file, &listed.path, bytes, check, self);
+            self.hand_file(listed, &item, reader.only(&pages, header))?;
+        } else {
+            self.counts.files.fetch_add(1, Ordering::Relaxed);
+        }
+        if goes_on || known.parts > 1 {
+            let parted = PartedFile {
+                parts: known.parts + u32::from(goes_on),
+                bytes,
+                pages: known.pages_in_parts + count,
+            };
+            let mut all = self.parted.lock().unwrap_or_else(PoisonError::into_inner);
+            all.insert(listed.path.clone(), parted);
+        }
+        Ok(true)
+    }
+
+    /// Hands a file, or a part of it, to the sink.
+    fn hand_file(
+        &self,
+        listed: &ListedFile,
+        item: &Item,
+        mut reader: CheckedReader<'_>,
+    ) -> Result<(), SourceError> {
+        let failed = |error| SourceError::file("read", &listed.source)(error);
+        let kind = match listed.relation_segment {
             Some(_) => ContentKind::Pages,
             None => ContentKind::Other,
         };
-        let check = first_page.filter(|_| self.check_pages);
-        let mut reader = CheckedReader::new(&file, &listed.path, metadata.len(), check, self);
-        let kept = self.sink.file(&item, &mut reader, kind);
+        let kept = self.sink.file(item, &mut reader, kind);
         match (reader.stopped(), kept) {
             (Some(Stopped::Cancelled), _) => Err(cancelled()),
             (Some(Stopped::Failed(error)), _) => Err(failed(error)),
             (None, Err(source)) => Err(SourceError::Sink {
-                item: item.path,
+                item: item.path.clone(),
                 source,
             }),
             (None, Ok(())) if !reader.is_finished() => Err(SourceError::Sink {
-                item: item.path,
+                item: item.path.clone(),
                 source: "it was not read to its end".into(),
             }),
             (None, Ok(())) => {

@@ -55,7 +55,14 @@ fn rewrite(old: &str, settings: &RecoverySettings) -> String {
 
 fn lines(settings: &RecoverySettings) -> Vec<(String, String)> {
     let switch = if settings.inclusive { "on" } else { "off" };
-    let mut lines = vec![("restore_command", settings.restore_command.clone())];
+    // What the source's own configuration has a recovering server run or wait for was meant for another
+    // moment: to clean the archive, to move an address, to lag behind.
+    let mut lines = vec![
+        ("restore_command", settings.restore_command.clone()),
+        ("archive_cleanup_command", String::new()),
+        ("recovery_end_command", String::new()),
+        ("recovery_min_apply_delay", "0".to_owned()),
+    ];
     match &settings.target {
         RecoveryTarget::Latest => {}
         RecoveryTarget::Immediate => lines.push(("recovery_target", "immediate".to_owned())),

@@ -1,9 +1,10 @@
-//! The newest restore point of a workload: what need not be read again.
+//! The restore point that a backup builds on, the newest one unless another is named: what need not be read
+//! again.
 
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
-use dr_model::WorkloadName;
+use dr_model::{RestorePointId, WorkloadName};
 
 use super::packs::Packs;
 use crate::StoreError;
@@ -18,9 +19,10 @@ use crate::repo::reader::PointReader;
 /// same tick of the file system's clock, unseen (network file systems tick in seconds).
 const FRESH_NS: i64 = 2_000_000_000;
 
-/// What the newest restore point holds.
+/// What the restore point holds.
 #[derive(Debug)]
 pub(super) struct Previous {
+    id: RestorePointId,
     /// Sorted by path.
     entries: Vec<TreeEntry>,
     key_ids: Vec<KeyId>,
@@ -37,16 +39,48 @@ impl Previous {
         let Some(newest) = points.into_iter().max_by_key(|point| point.started) else {
             return Ok(None);
         };
-        let Some(stored) = repository.point(&newest.id)? else {
+        Self::of_point(repository, &newest.id)
+    }
+
+    pub(super) fn of_point(
+        repository: &Repository,
+        id: &RestorePointId,
+    ) -> Result<Option<Self>, StoreError> {
+        let Some(stored) = repository.point(id)? else {
             return Ok(None);
         };
         let reader = repository.reader(&stored)?;
         Ok(Some(Self {
+            id: id.clone(),
             entries: reader.entries()?,
             key_ids: reader.key_ids().to_vec(),
-            started: newest.started,
+            started: stored.point.started,
             reader,
         }))
+    }
+
+    pub(super) fn id(&self) -> &RestorePointId {
+        &self.id
+    }
+
+    pub(super) fn entries(&self) -> &[TreeEntry] {
+        &self.entries
+    }
+
+    /// The regular file of this path, if its content is under this key.
+    pub(super) fn file(&self, path: &str, keys: &Arc<Keys>) -> Option<&TreeEntry> {
+        let entry = self.entry(path)?;
+        let is_ours = entry.kind == EntryKind::File
+            && self.key_ids.get(usize::from(entry.key)) == Some(&keys.id());
+        is_ours.then_some(entry)
+    }
+
+    fn entry(&self, path: &str) -> Option<&TreeEntry> {
+        let place = self
+            .entries
+            .binary_search_by(|entry| entry.meta.path.as_str().cmp(path))
+            .ok()?;
+        self.entries.get(place)
     }
 
     /// The content of this very file, if it was there and its content is under this key.
@@ -56,22 +90,16 @@ impl Previous {
         size: u64,
         keys: &Arc<Keys>,
     ) -> Option<&Content> {
-        let place = self
-            .entries
-            .binary_search_by(|entry| entry.meta.path.as_str().cmp(&meta.path))
-            .ok()?;
-        let entry = self.entries.get(place)?;
+        let entry = self.file(&meta.path, keys)?;
         let fresh_from = self.started.timestamp_nanos_opt()? - FRESH_NS;
-        let same = entry.kind == EntryKind::File
-            && entry.size == size
+        let same = entry.size == size
             && meta.inode != 0
             && meta.changed_ns != 0
             && entry.meta.inode == meta.inode
             && entry.meta.changed_ns == meta.changed_ns
             && entry.meta.modified_ns == meta.modified_ns
             && meta.changed_ns < fresh_from
-            && meta.modified_ns < fresh_from
-            && self.key_ids.get(usize::from(entry.key)) == Some(&keys.id());
+            && meta.modified_ns < fresh_from;
         same.then_some(&entry.content)
     }
 

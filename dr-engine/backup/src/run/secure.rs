@@ -1,0 +1,353 @@
+//! The WAL without which a base backup cannot start: brought into the repository, and read back.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use chrono::{DateTime, Utc};
+use dr_config::PostgresSource;
+use dr_model::{Lsn, PostgresPosition, WalFileName, WorkloadName};
+use dr_store::Repository;
+use dr_wal::page::SegmentHeader;
+use dr_wal::{Ended, Outcome, Reader};
+use tokio_util::sync::CancellationToken;
+
+use super::{Job, blocking};
+use crate::error::{file_error, store_error};
+use crate::{BackupError, check_binding, wal};
+
+/// How long the archiver is given to bring the last segments by itself before we copy them.
+const ARCHIVER_PATIENCE: Duration = Duration::from_secs(10);
+/// How long the primary's archiver is given when the backup is a standby's, which has the last segment in
+/// part only: `archive_timeout` of most, and more.
+const PRIMARY_PATIENCE: Duration = Duration::from_secs(15 * 60);
+/// How often the repository is asked meanwhile.
+const ARCHIVER_POLL: Duration = Duration::from_millis(250);
+
+/// The segments from START to STOP.
+fn segments_of(position: &PostgresPosition) -> Vec<WalFileName> {
+    let size = position.wal_segment_bytes;
+    let first = position.start_lsn.0 / size;
+    // A stop exactly at a boundary ends the segment before it.
+    let last = position.stop_lsn.0.saturating_sub(1) / size;
+    (first..=last)
+        .map(|number| WalFileName::of_number(number, position.timeline, size))
+        .collect()
+}
+
+/// Whose files were captured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// The server that writes the WAL; whether it archives.
+    Primary { archives: bool },
+    /// A server that receives it: the segment in which its backup stops is still on its way.
+    Standby,
+}
+
+pub(super) async fn secure_wal(
+    job: &Job<'_>,
+    source: &PostgresSource,
+    position: &PostgresPosition,
+    origin: Origin,
+) -> Result<Secured, BackupError> {
+    let (phase, patience) = match origin {
+        Origin::Primary { archives: true } => ("securing its WAL", ARCHIVER_PATIENCE),
+        Origin::Primary { archives: false } => ("securing its WAL", Duration::ZERO),
+        Origin::Standby => (
+            "waiting until the primary has archived its WAL",
+            PRIMARY_PATIENCE,
+        ),
+    };
+    job.progress.phase(phase, None);
+    let work = WalWork {
+        repository: job.repository.clone(),
+        workload: job.name().clone(),
+        pg_wal: source.data_directory.join("pg_wal"),
+        position: position.clone(),
+        origin,
+        patience,
+        clock: Arc::clone(&job.installation.clock),
+        cancel: job.cancel.clone(),
+    };
+    blocking("secure the WAL", move || work.secure()).await
+}
+
+/// What was secured.
+pub(super) struct Secured {
+    pub(super) files: Vec<WalFileName>,
+    /// Of a standby's backup: when the last transaction up to its stop was committed, if one was.
+    pub(super) last_commit: Option<DateTime<Utc>>,
+}
+
+/// Finds the last commit before a position.
+struct LastCommit {
+    until: Lsn,
+    reader: Option<Reader>,
+    at: Option<DateTime<Utc>>,
+}
+
+impl LastCommit {
+    fn new(until: Lsn) -> Self {
+        Self {
+            until,
+            reader: None,
+            at: None,
+        }
+    }
+
+    /// Reads the next segment.
+    fn read(&mut self, name: &WalFileName, body: &[u8]) -> Result<(), BackupError> {
+        let bad = |what: String| BackupError::BadWal {
+            file: name.to_string(),
+            what,
+        };
+        let reader = match &mut self.reader {
+            Some(reader) => reader,
+            none => {
+                let header = SegmentHeader::parse(body);
+                let header = header.ok_or_else(|| bad("it is no segment".to_owned()))?;
+                none.insert(Reader::new(&header).map_err(|error| bad(error.to_string()))?)
+            }
+        };
+        let (major, until) = (reader.major(), self.until);
+        for page in body.chunks(reader.page_bytes()) {
+            if reader.position().is_some_and(|next| next >= until) {
+                break;
+            }
+            let at = &mut self.at;
+            let read = reader.page(page, &mut |record| {
+                let ended = Ended::of(record, major).ok().flatten();
+                if record.end <= until
+                    && let Some(ended) = ended.filter(|it| it.outcome == Outcome::Committed)
+                {
+                    *at = (*at).max(Some(ended.at));
+                }
+            });
+            // Without its records up to the stop the copy could not become consistent.
+            match read {
+                Err(error) if reader.position().is_none_or(|next| next < until) => {
+                    return Err(bad(error.to_string()));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+struct WalWork {
+    repository: Repository,
+    workload: WorkloadName,
+    pg_wal: PathBuf,
+    position: PostgresPosition,
+    origin: Origin,
+    patience: Duration,
+    clock: Arc<dyn dr_model::Clock>,
+    cancel: CancellationToken,
+}
+
+impl WalWork {
+    /// Brings every file the point needs into the repository and reads each back.
+    fn secure(&self) -> Result<Secured, BackupError> {
+        let segments = segments_of(&self.position);
+        let histories = self.histories()?;
+        let all = || segments.iter().chain(&histories);
+        let mut missing: BTreeSet<WalFileName> = match self.origin {
+            Origin::Primary { .. } => all().cloned().collect(),
+            // Everything else is whole here.
+            Origin::Standby => segments.last().cloned().into_iter().collect(),
+        };
+        let deadline = Instant::now() + self.patience;
+        loop {
+            let mut still = BTreeSet::new();
+            for name in missing {
+                if !self.is_stored(&name)? {
+                    still.insert(name);
+                }
+            }
+            missing = still;
+            if missing.is_empty() || Instant::now() >= deadline {
+                break;
+            }
+            if self.cancel.is_cancelled() {
+                return Err(BackupError::Cancelled(self.workload.clone()));
+            }
+            std::thread::sleep(ARCHIVER_POLL);
+        }
+        match (self.origin, missing.first()) {
+            (Origin::Standby, Some(name)) => {
+                return Err(BackupError::NotArchivedByPrimary {
+                    workload: self.workload.clone(),
+                    name: name.clone(),
+                });
+            }
+            (Origin::Standby, None) => {
+                for name in all() {
+                    if !self.is_stored(name)? {
+                        self.copy(name)?;
+                    }
+                }
+            }
+            (Origin::Primary { .. }, _) => missing.iter().try_for_each(|name| self.copy(name))?,
+        }
+        let mut commits = LastCommit::new(self.position.stop_lsn);
+        for name in all() {
+            let body = self.read_back(name)?;
+            if self.origin == Origin::Standby && matches!(name, WalFileName::Segment { .. }) {
+                commits.read(name, &body)?;
+            }
+        }
+        Ok(Secured {
+            last_commit: commits.at,
+            files: segments.into_iter().chain(histories).collect(),
+        })
+    }
+
+    fn is_stored(&self, name: &WalFileName) -> Result<bool, BackupError> {
+        self.repository
+            .wal_info(&self.workload, name)
+            .map(|info| info.is_some())
+            .map_err(store_error(
+                format!("look for {name} of `{}`", self.workload),
+                &self.repository,
+            ))
+    }
+
+    /// The `.history` files of the cluster's own past; of timeline 1 there is none.
+    fn histories(&self) -> Result<Vec<WalFileName>, BackupError> {
+        let own = self.position.timeline;
+        let mut found: Vec<WalFileName> = wal::names_in(&self.pg_wal)?
+            .into_iter()
+            .filter(|name| match name {
+                WalFileName::History { timeline } => *timeline <= own,
+                _ => false,
+            })
+            .collect();
+        let newest = WalFileName::History { timeline: own };
+        if own.0 > 1 && !found.contains(&newest) {
+            found.push(newest);
+        }
+        Ok(found)
+    }
+
+    /// Stores a file from `pg_wal` ourselves. The segments are complete: ending the backup made a primary
+    /// switch to a new one, and a standby has received all before the one in which its backup stops.
+    fn copy(&self, name: &WalFileName) -> Result<(), BackupError> {
+        let path = self.pg_wal.join(name.to_string());
+        if !path.exists() {
+            // The archiver may have brought and removed it since we last asked.
+            if self.is_stored(name)? {
+                return Ok(());
+            }
+            return Err(BackupError::WalMissing {
+                workload: self.workload.clone(),
+                name: name.clone(),
+                looked_in: self.pg_wal.clone(),
+            });
+        }
+        let body = read(&path)?;
+        if matches!(name, WalFileName::Segment { .. }) {
+            let found = wal::check_segment(name, &body)?;
+            check_binding(&self.repository, &self.workload, found)?;
+        }
+        wal::put(
+            &self.repository,
+            &self.workload,
+            name,
+            &body,
+            self.clock.now(),
+        )?;
+        Ok(())
+    }
+
+    /// The segment as the server still has it; `None` when it was recycled already.
+    fn own_segment(&self, name: &WalFileName) -> Result<Option<Vec<u8>>, BackupError> {
+        let path = self.pg_wal.join(name.to_string());
+        match std::fs::read(&path) {
+            Ok(body) => Ok(Some(body)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(file_error("read", &path)(error)),
+        }
+    }
+
+    /// Proves that the repository gives back what a restore of this point will ask it for.
+    fn read_back(&self, name: &WalFileName) -> Result<Vec<u8>, BackupError> {
+        let body = self
+            .repository
+            .get_wal(&self.workload, name)
+            .map_err(store_error(
+                format!("read back {name} of `{}`", self.workload),
+                &self.repository,
+            ))?
+            .ok_or_else(|| BackupError::WalMissing {
+                workload: self.workload.clone(),
+                name: name.clone(),
+                looked_in: self.pg_wal.clone(),
+            })?;
+        let bad = |what: &str| BackupError::BadWal {
+            file: name.to_string(),
+            what: format!("read back from the repository, {what}"),
+        };
+        match name {
+            WalFileName::Segment { .. } => {
+                let found = wal::check_segment(name, &body)?;
+                if found != self.position.system_id {
+                    return Err(bad("it belongs to another cluster"));
+                }
+                // A rescue or a copy may have stored another end under this name: the start of this very
+                // backup could be missing in it.
+                // The last one of a standby is still on its way to it, behind the stop.
+                let start = name.number(self.position.wal_segment_bytes).unwrap_or(0)
+                    * self.position.wal_segment_bytes;
+                let whole = match self.origin {
+                    Origin::Primary { .. } => body.len() as u64,
+                    Origin::Standby => self.position.stop_lsn.0.saturating_sub(start),
+                };
+                let whole = usize::try_from(whole).unwrap_or(usize::MAX).min(body.len());
+                if let Some(own) = self.own_segment(name)?
+                    && own.get(..whole) != body.get(..whole)
+                {
+                    return Err(bad("it is not what this server wrote"));
+                }
+            }
+            _ => {
+                std::str::from_utf8(&body)
+                    .ok()
+                    .and_then(crate::window::parse_history)
+                    .ok_or_else(|| bad("it is no timeline history"))?;
+            }
+        }
+        Ok(body)
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, BackupError> {
+    std::fs::read(path).map_err(file_error("read", path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dr_model::{Lsn, SystemId, Timeline};
+
+    #[test]
+    fn a_stop_at_a_boundary_needs_no_segment_behind_it() {
+        let size = 16 << 20;
+        let name = |lsn: u64| WalFileName::containing(Lsn(lsn), Timeline(1), size);
+        let mut position = PostgresPosition {
+            system_id: SystemId(1),
+            timeline: Timeline(1),
+            start_lsn: Lsn(2 * size + 40),
+            stop_lsn: Lsn(4 * size),
+            start_segment: name(2 * size),
+            stop_segment: name(3 * size),
+            wal_segment_bytes: size,
+            server_version_num: 150_018,
+            page_checksums: true,
+        };
+        assert_eq!(segments_of(&position), [name(2 * size), name(3 * size)]);
+        position.stop_lsn = Lsn(4 * size + 1);
+        assert_eq!(segments_of(&position).len(), 3);
+    }
+}

@@ -1,0 +1,360 @@
+#!/usr/bin/env python3
+"""`make bench-postgres`: base backups of a running cluster, beside pgBackRest and pg_basebackup.
+
+One cluster of the benchmark's data (`data.py`, pgbench's and ERP tables), page checksums on, running, without
+archiving: each program takes the WAL of its backup or leaves it. The programs take turns; quoted are medians.
+
+* full: everything is read and stored. dr at zstd 3 as pgBackRest, and at its own default.
+* nothing changed: the next backup at once.
+* 0.1 % updated: one row in a thousand of the two largest tables, scattered, then a checkpoint; the next backup.
+  Repeated with other rows, each program on its own chain of backups.
+* restore: the last of that chain, durable when the command ends (pg_basebackup: its files copied and flushed).
+* push: one WAL segment of 16 MiB as archive_command does it.
+* recover: restore, and replay some 1 GB of WAL from the repository to a time, until the server takes writes.
+
+pgBackRest is Debian 13's, from a folder that debootstrap makes: bundles and block incrementals on, two processes,
+zstd 3, archive check off, not encrypted; dr encrypts always.
+"""
+
+import argparse
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import data
+import measure
+from data import POSTGRES_BIN
+
+ROOT = Path(__file__).resolve().parents[2]
+TOOLS = Path("/var/tmp/dr-bench-tools")
+PORT = 5986
+DEBIAN_13 = TOOLS / "trixie"
+AS_POSTGRES = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
+
+
+def install() -> None:
+    """pgBackRest of Debian 13, beside this system and without touching it."""
+    if not (DEBIAN_13 / "usr/bin/pgbackrest").exists():
+        print("Installing Debian 13's pgBackRest into a folder, some minutes.", file=sys.stderr)
+        subprocess.run(["apt-get", "install", "-y", "-qq", "debootstrap"], check=True, stdout=sys.stderr)
+        subprocess.run(["debootstrap", "--variant=minbase", "--include=pgbackrest", "trixie", str(DEBIAN_13),
+                        "http://deb.debian.org/debian"], check=True, stdout=sys.stderr)
+    wrapper = TOOLS / "pgbackrest"
+    libraries = f"{DEBIAN_13}/usr/lib/x86_64-linux-gnu"
+    wrapper.write_text(f"#!/bin/sh\nexec {libraries}/ld-linux-x86-64.so.2 --library-path {libraries} "
+                       f"{DEBIAN_13}/usr/bin/pgbackrest \"$@\"\n")
+    wrapper.chmod(0o755)
+
+
+class Server:
+    """A running copy of the benchmark's cluster."""
+
+    def __init__(self, folder: Path, source: Path):
+        self.folder, self.data = folder, folder / "data"
+        subprocess.run(["cp", "-a", source / "cluster", self.data], check=True)
+        if AS_POSTGRES:
+            subprocess.run(["chown", "-R", "postgres:postgres", folder], check=True)
+        # The data comes without its WAL.
+        self.run(POSTGRES_BIN / "pg_resetwal", "-f", "-D", self.data)
+        options = (f"-k {folder} -p {PORT} -c listen_addresses= -c shared_buffers=256MB -c max_wal_size=8GB "
+                   "-c autovacuum=off -c archive_mode=off -c wal_level=replica -c wal_keep_size=4GB")
+        self.run(POSTGRES_BIN / "pg_ctl", "-D", self.data, "-w", "-o", options, "-l", folder / "log", "start")
+
+    def run(self, *command: object) -> str:
+        done = subprocess.run([*AS_POSTGRES, *map(str, command)], cwd=self.folder, capture_output=True, text=True,
+                              env={**os.environ, "HOME": str(self.folder)})
+        if done.returncode != 0:
+            raise SystemExit(f"error: {' '.join(map(str, command))}: {done.stdout}{done.stderr}")
+        return done.stdout.strip()
+
+    def psql(self, sql: str) -> str:
+        return self.run(POSTGRES_BIN / "psql", "-X", "-q", "-A", "-t", "-h", self.folder, "-p", PORT, "-U", "postgres",
+                        "-v", "ON_ERROR_STOP=1", "-c", sql)
+
+    def stop(self) -> None:
+        self.run(POSTGRES_BIN / "pg_ctl", "-D", self.data, "-w", "-m", "fast", "stop")
+
+
+class Tool:
+    """A program under test, with a folder of its own."""
+
+    name: str
+    incremental = True
+
+    def __init__(self, server: Server, cpus: set[int]):
+        self.server, self.cpus = server, cpus
+        self.folder = server.folder / self.name
+        self.repository = self.folder / "repository"
+        self.log = server.folder / f"{self.name}.log"
+
+    def begin(self) -> None:
+        measure.empty(self.folder)
+        self.repository.mkdir()
+        self.configure()
+        if AS_POSTGRES:
+            subprocess.run(["chown", "-R", "postgres:postgres", self.folder], check=True)
+
+    def measured(self, *command: object) -> measure.Figures:
+        return measure.run([*AS_POSTGRES, *map(str, command)], self.cpus, {"HOME": str(self.folder)}, self.server.folder, self.log)
+
+    def configure(self) -> None: ...
+    def back_up(self, full: bool) -> measure.Figures: raise NotImplementedError
+    def restore(self, into: Path) -> measure.Figures: raise NotImplementedError
+    def push(self, segment: Path) -> measure.Figures: raise NotImplementedError
+    def recover(self, into: Path, time_: str) -> measure.Figures: raise NotImplementedError
+
+
+class Dr(Tool):
+    name = "dr"
+    level = ""
+
+    def command(self, *words: object) -> list[object]:
+        return [self.folder / "dr", "--config", self.folder / "dr.yaml", *words]
+
+    def configure(self) -> None:
+        self.repository.rmdir()
+        shutil.copy(ROOT / "target/release/dr", self.folder / "dr")
+        tiers = self.folder / "tiers"
+        tiers.mkdir()
+        (tiers / "gold.yaml").write_text(
+            f'tier: gold\nrto: 5m\nrpo: 1h\nbackup: {{ cron: "0 0 3 * * *" }}\nretention: {{ daily: 7 }}\n{self.level}')
+        (self.folder / "dr.yaml").write_text(
+            "repositories:\n  main: { path: repository, key: { file: repository.key } }\n"
+            "catalog: sqlite:catalog.db\ntiers: tiers\nworkloads:\n  erp:\n    tier: gold\n    repositories: [main]\n"
+            f"    postgres: {{ url: \"postgres://postgres@localhost:{PORT}/postgres?host={self.server.folder}\", "
+            f"data_directory: {self.server.data} }}\n")
+
+    def begin(self) -> None:
+        super().begin()
+        self.server.run(*self.command("init"))
+
+    def back_up(self, full: bool) -> measure.Figures:
+        return self.measured(*self.command("backup", "run", "erp", *(["--full"] if full else [])))
+
+    def restore(self, into: Path) -> measure.Figures:
+        return self.measured(*self.command("restore", "erp", "--into", into, "--to", "latest"))
+
+    def push(self, segment: Path) -> measure.Figures:
+        return self.measured(*self.command("wal", "push", segment))
+
+    def recover(self, into: Path, time_: str) -> measure.Figures:
+        return self.measured(*self.command("restore", "erp", "--into", into, "--to", time_, "--start"))
+
+
+class DrLevel3(Dr):
+    name = "dr zstd 3"
+    level = "compression: 3\n"
+
+    def __init__(self, server: Server, cpus: set[int]):
+        super().__init__(server, cpus)
+        self.folder = server.folder / "dr3"
+        self.repository = self.folder / "repository"
+
+
+class PgBackRest(Tool):
+    name = "pgbackrest"
+
+    def command(self, verb: str, *words: object) -> list[object]:
+        return [TOOLS / "pgbackrest", f"--cmd={TOOLS / 'pgbackrest'}", "--stanza=erp", f"--repo1-path={self.repository}",
+                f"--pg1-path={self.server.data}", f"--pg1-port={PORT}", f"--pg1-socket-path={self.server.folder}",
+                "--pg1-user=postgres", f"--lock-path={self.folder}/lock", f"--log-path={self.folder}/log",
+                f"--spool-path={self.folder}/spool", "--log-level-console=warn", "--config=/dev/null", *words, verb]
+
+    def begin(self) -> None:
+        super().begin()
+        self.server.run(*self.command("stanza-create"))
+
+    def back_up(self, full: bool) -> measure.Figures:
+        return self.measured(*self.command(
+            "backup", f"--type={'full' if full else 'incr'}", "--process-max=2", "--repo1-bundle", "--repo1-block",
+            "--compress-type=zst", "--compress-level=3", "--no-archive-check", "--start-fast"))
+
+    def restore(self, into: Path) -> measure.Figures:
+        # The last --pg1-path counts.
+        command = [word for word in self.command("restore", "--process-max=2") if not str(word).startswith("--pg1-")]
+        return self.measured(*command[:-1], f"--pg1-path={into}", command[-1])
+
+    def push(self, segment: Path) -> measure.Figures:
+        command = self.command("archive-push", "--compress-type=zst", "--compress-level=3")
+        return self.measured(*command, segment)
+
+    def recover(self, into: Path, time_: str) -> measure.Figures:
+        command = [str(word) for word in self.command("restore", "--process-max=2") if not str(word).startswith("--pg1-")]
+        get = " ".join([*command[:-2], f"--pg1-path={into}", "archive-get", "%f", "%p"])
+        restore = [*command[:-1], f"--pg1-path={into}", "--type=time", f"'--target={time_}'", "--target-action=promote",
+                   f"'--recovery-option=restore_command={get}'", command[-1]]
+        start = (f"{POSTGRES_BIN}/pg_ctl -D {into} -w -s -t 600 -l {into}.log -o '-p {PORT + 1} -k {self.server.folder} "
+                 f"-c listen_addresses= -c archive_mode=off -c shared_buffers=256MB' start")
+        ready = (f"until [ \"$({POSTGRES_BIN}/psql -X -A -t -h {self.server.folder} -p {PORT + 1} -U postgres -c "
+                 "'select pg_is_in_recovery()')\" = f ]; do sleep 0.05; done")
+        return self.measured("sh", "-c", f"{' '.join(restore)} && {start} && {ready}")
+
+
+class PgBaseBackup(Tool):
+    name = "pg_basebackup"
+    incremental = False
+
+    def back_up(self, full: bool) -> measure.Figures:
+        return self.measured(POSTGRES_BIN / "pg_basebackup", "-h", self.server.folder, "-p", PORT, "-U", "postgres", "-D",
+                             self.repository / "backup", "-Ft", "--compress=client-zstd:3", "-X", "none", "-c", "fast")
+
+
+def update(server: Server, number: int) -> None:
+    server.psql(f"update pgbench_accounts set abalance = abalance + 1 where aid % 1000 = {number}")
+    server.psql(f"update sales_order set total = total + 1 where order_id % 1000 = {number}")
+    server.psql("checkpoint")
+
+
+def recover(server: Server, tools: list[Tool], runs: int, figures: dict[str, list[measure.Figures]]) -> None:
+    """Some 1 GB of WAL that changes rows here and there, archived by both; then restored to a time near its end."""
+    for tool in tools:
+        if tool.name != "dr zstd 3":
+            tool.back_up(full=False)
+    begin = server.psql("select pg_current_wal_lsn()")
+    script = server.folder / "load.sql"
+    script.write_text("\\set aid random(1, 6400000)\n"
+                      "update pgbench_accounts set abalance = abalance + 1 where aid between :aid and :aid + 50;\n")
+    while int(server.psql(f"select pg_wal_lsn_diff(pg_current_wal_lsn(), '{begin}')")) < 1_000_000_000:
+        server.run(POSTGRES_BIN / "pgbench", "-h", server.folder, "-p", PORT, "-U", "postgres", "-n", "-f", script, "-c", 4,
+                   "-T", 5, "postgres")
+    moment = server.psql("select to_char(clock_timestamp() at time zone 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US')")
+    server.psql("create table after_the_moment (id int)")
+    server.psql("select pg_switch_wal()")
+    done = server.psql("select pg_walfile_name(pg_current_wal_lsn())")
+    for segment in sorted(path for path in (server.data / "pg_wal").iterdir() if len(path.name) == 24 and path.name < done):
+        for tool in tools:
+            if tool.name != "dr zstd 3":
+                tool.push(segment)
+    for number in range(runs):
+        for tool in tools[number % len(tools):] + tools[:number % len(tools)]:
+            if tool.name == "dr zstd 3":
+                continue
+            into = server.folder / "recovered"
+            shutil.rmtree(into, ignore_errors=True)
+            into.mkdir(mode=0o700)
+            if AS_POSTGRES:
+                shutil.chown(into, "postgres", "postgres")
+            suffix = "Z" if tool.name == "dr" else "+00"
+            figures[tool.name].append(tool.recover(into, moment.replace("T", "T" if suffix == "Z" else " ") + suffix))
+            server.run(POSTGRES_BIN / "pg_ctl", "-D", into, "-w", "-m", "immediate", "stop")
+    shutil.rmtree(server.folder / "recovered")
+
+
+def judge(text: str, ours: float, theirs: float, most: float) -> str:
+    ratio = ours / theirs
+    return f"* {text}: {ratio:.2f}, at most {most}: {'met' if ratio <= most else 'missed'}"
+
+
+def table(title: str, figures: dict[str, list[measure.Figures]], stored: dict[str, list[int]]) -> dict[str, float]:
+    print(f"\n### {title}\n\n| | wall, median (min to max) | CPU | peak memory | stored |\n|---|---|---|---|---|")
+    medians = {}
+    for name, runs in figures.items():
+        if not runs:
+            continue
+        told = measure.medians(runs)
+        medians[name] = told["wall_s"]
+        bytes_ = f"{statistics.median(stored[name]) / 1e6:,.1f} MB" if stored.get(name) else ""
+        print(f"| {name} | {told['wall_s']:.2f} s ({told['wall_min_s']:.2f} to {told['wall_max_s']:.2f}) | {told['cpu_s']:.2f} s | "
+              f"{told['memory_bytes'] / (1 << 20):,.0f} MiB | {bytes_} |", flush=True)
+    print()
+    return medians
+
+
+def measured(chosen: argparse.Namespace, scale: float, work: Path) -> dict[str, float]:
+    source = data.make("postgres", chosen.folder / "data", scale)
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    if AS_POSTGRES:
+        shutil.chown(work, "postgres", "postgres")
+    server = Server(work, source)
+    size = f"{measure.size_of(server.data / 'base') / 1e9:.1f} GB"
+    cpus = os.sched_getaffinity(0)
+    tools = [kind(server, cpus) for kind in (Dr, DrLevel3, PgBackRest, PgBaseBackup)]
+    whats = ("full", "nothing", "updated", "restore", "push", "recover")
+    figures = {what: {tool.name: [] for tool in tools} for what in whats}
+    stored = {what: {tool.name: [] for tool in tools} for what in whats}
+
+    def kept(tool: Tool, what: str, run) -> None:
+        before = measure.size_of(tool.repository) if tool.repository.exists() else 0
+        figures[what][tool.name].append(run())
+        stored[what][tool.name].append(measure.size_of(tool.repository) - before)
+
+    try:
+        measure.warm(server.data)
+        for number in range(chosen.runs):
+            for tool in tools[number % len(tools):] + tools[:number % len(tools)]:
+                tool.begin()
+                kept(tool, "full", lambda: tool.back_up(full=True))
+                if tool.incremental:
+                    kept(tool, "nothing", lambda: tool.back_up(full=False))
+            print(f"{size}: full backups, run {number + 1} of {chosen.runs} done", file=sys.stderr)
+        chained = [tool for tool in tools if tool.incremental]
+        for number in range(chosen.runs):
+            update(server, number + 1)
+            for tool in chained[number % len(chained):] + chained[:number % len(chained)]:
+                kept(tool, "updated", lambda: tool.back_up(full=False))
+        print(f"{size}: incrementals done", file=sys.stderr)
+        for number in range(chosen.runs):
+            for tool in chained[number % len(chained):] + chained[:number % len(chained)]:
+                into = work / "restored"
+                shutil.rmtree(into, ignore_errors=True)
+                into.mkdir(mode=0o700)
+                if AS_POSTGRES:
+                    shutil.chown(into, "postgres", "postgres")
+                figures["restore"][tool.name].append(tool.restore(into))
+        shutil.rmtree(work / "restored")
+        server.psql("create table filler as select g, md5(g::text) from generate_series(1, 4000000) g")
+        segments = sorted(path for path in (server.data / "pg_wal").iterdir() if len(path.name) == 24)
+        done = server.psql("select pg_walfile_name(pg_current_wal_lsn())")
+        segments = [path for path in segments if path.name < done][-chosen.runs:]
+        for number, segment in enumerate(segments):
+            for tool in chained[number % len(chained):] + chained[:number % len(chained)]:
+                if tool.name != "dr zstd 3":
+                    figures["push"][tool.name].append(tool.push(segment))
+        if scale < 2:
+            recover(server, chained, chosen.runs, figures["recover"])
+    finally:
+        server.stop()
+    titles = {"full": "full backup", "nothing": "nothing changed", "updated": "0.1 % of the rows updated",
+              "restore": "restore of the last of that chain", "push": "push of one WAL segment",
+              "recover": "restore and recover to a time, 1 GB of WAL"}
+    medians = {what: table(f"{title}, {size}", figures[what], stored[what]) for what, title in titles.items()}
+    amounts = {what: {name: statistics.median(all_) for name, all_ in by.items() if all_} for what, by in stored.items()}
+    peer, small = "pgbackrest", scale < 2
+    full, kept_full = medians["full"], amounts["full"]
+    print(judge("full, zstd 3", full["dr zstd 3"], full[peer], 0.9))
+    print(judge("full, zstd 3, stored", kept_full["dr zstd 3"], kept_full[peer], 1.03))
+    print(judge("full, default level", full["dr"], full[peer], 0.7))
+    print(judge("full, default level, stored", kept_full["dr"], kept_full[peer], 1.06))
+    print(judge("nothing changed", medians["nothing"]["dr"], medians["nothing"][peer], 0.8 if small else 0.4))
+    print(judge("0.1 % updated", medians["updated"]["dr"], medians["updated"][peer], 0.7 if small else 0.4))
+    print(judge("0.1 % updated, stored", amounts["updated"]["dr"], amounts["updated"][peer], 1.0))
+    print(judge("restore", medians["restore"]["dr"], medians["restore"][peer], 0.8))
+    print(judge("push", medians["push"]["dr"], medians["push"][peer], 0.6), flush=True)
+    if medians["recover"]:
+        print(judge("restore and recover", medians["recover"]["dr"], medians["recover"][peer], 0.95), flush=True)
+    shutil.rmtree(work)
+    return {"updated": medians["updated"]["dr"], "nothing": medians["nothing"]["dr"]}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, default=Path("/var/tmp/dr-bench"))
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--scale", type=float, nargs="+", default=[1.0, 4.0], help="1 is about 2 GB")
+    chosen = parser.parse_args()
+    install()
+    began = time.monotonic()
+    found = [measured(chosen, scale, chosen.folder / "postgres-work") for scale in chosen.scale]
+    if len(found) > 1:
+        print(f"\n* 0.1 % updated, {chosen.scale[-1] / chosen.scale[0]:g} times the size: "
+              f"{found[-1]['updated'] / found[0]['updated']:.2f} of the time, at most 1.3")
+    print(f"\n{time.monotonic() - began:.0f} s in all", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
