@@ -94,6 +94,7 @@ class Tool:
     def begin(self) -> None:
         measure.empty(self.folder)
         self.repository.mkdir()
+        (self.folder / "log").mkdir()
         self.configure()
         if AS_POSTGRES:
             subprocess.run(["chown", "-R", "postgres:postgres", self.folder], check=True)
@@ -162,7 +163,7 @@ class PgBackRest(Tool):
         return [TOOLS / "pgbackrest", f"--cmd={TOOLS / 'pgbackrest'}", "--stanza=erp", f"--repo1-path={self.repository}",
                 f"--pg1-path={self.server.data}", f"--pg1-port={PORT}", f"--pg1-socket-path={self.server.folder}",
                 "--pg1-user=postgres", f"--lock-path={self.folder}/lock", f"--log-path={self.folder}/log",
-                f"--spool-path={self.folder}/spool", "--log-level-console=warn", "--config=/dev/null", *words, verb]
+                "--log-level-console=warn", "--config=/dev/null", *words, verb]
 
     def begin(self) -> None:
         super().begin()
@@ -179,8 +180,13 @@ class PgBackRest(Tool):
         return self.measured(*command[:-1], f"--pg1-path={into}", command[-1])
 
     def push(self, segment: Path) -> measure.Figures:
-        command = self.command("archive-push", "--compress-type=zst", "--compress-level=3")
+        command = self.without_server(self.command("archive-push", "--compress-type=zst", "--compress-level=3"))
         return self.measured(*command, segment)
+
+    @staticmethod
+    def without_server(command: list[object]) -> list[object]:
+        """Commands about WAL do not take what says where the server is."""
+        return [word for word in command if not str(word).startswith(("--pg1-port", "--pg1-socket", "--pg1-user"))]
 
     def recover(self, into: Path, time_: str) -> measure.Figures:
         command = [str(word) for word in self.command("restore", "--process-max=2") if not str(word).startswith("--pg1-")]
@@ -223,9 +229,8 @@ def recover(server: Server, tools: list[Tool], runs: int, figures: dict[str, lis
                    "-T", 5, "postgres")
     moment = server.psql("select to_char(clock_timestamp() at time zone 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US')")
     server.psql("create table after_the_moment (id int)")
-    server.psql("select pg_switch_wal()")
-    done = server.psql("select pg_walfile_name(pg_current_wal_lsn())")
-    for segment in sorted(path for path in (server.data / "pg_wal").iterdir() if len(path.name) == 24 and path.name < done):
+    last = server.psql("select pg_walfile_name(pg_switch_wal())")
+    for segment in sorted(path for path in (server.data / "pg_wal").iterdir() if len(path.name) == 24 and path.name <= last):
         for tool in tools:
             if tool.name != "dr zstd 3":
                 tool.push(segment)
@@ -283,6 +288,11 @@ def measured(chosen: argparse.Namespace, scale: float, work: Path) -> dict[str, 
         figures[what][tool.name].append(run())
         stored[what][tool.name].append(measure.size_of(tool.repository) - before)
 
+    medians: dict[str, dict[str, float]] = {}
+
+    def done(what: str, title: str) -> None:
+        medians[what] = table(f"{title}, {size}", figures[what], stored[what])
+
     try:
         measure.warm(server.data)
         for number in range(chosen.runs):
@@ -292,12 +302,14 @@ def measured(chosen: argparse.Namespace, scale: float, work: Path) -> dict[str, 
                 if tool.incremental:
                     kept(tool, "nothing", lambda: tool.back_up(full=False))
             print(f"{size}: full backups, run {number + 1} of {chosen.runs} done", file=sys.stderr)
+        done("full", "full backup")
+        done("nothing", "nothing changed")
         chained = [tool for tool in tools if tool.incremental]
         for number in range(chosen.runs):
             update(server, number + 1)
             for tool in chained[number % len(chained):] + chained[:number % len(chained)]:
                 kept(tool, "updated", lambda: tool.back_up(full=False))
-        print(f"{size}: incrementals done", file=sys.stderr)
+        done("updated", "0.1 % of the rows updated")
         for number in range(chosen.runs):
             for tool in chained[number % len(chained):] + chained[:number % len(chained)]:
                 into = work / "restored"
@@ -307,22 +319,21 @@ def measured(chosen: argparse.Namespace, scale: float, work: Path) -> dict[str, 
                     shutil.chown(into, "postgres", "postgres")
                 figures["restore"][tool.name].append(tool.restore(into))
         shutil.rmtree(work / "restored")
+        done("restore", "restore of the last of that chain")
         server.psql("create table filler as select g, md5(g::text) from generate_series(1, 4000000) g")
         segments = sorted(path for path in (server.data / "pg_wal").iterdir() if len(path.name) == 24)
-        done = server.psql("select pg_walfile_name(pg_current_wal_lsn())")
-        segments = [path for path in segments if path.name < done][-chosen.runs:]
+        current = server.psql("select pg_walfile_name(pg_current_wal_lsn())")
+        segments = [path for path in segments if path.name < current][-chosen.runs:]
         for number, segment in enumerate(segments):
             for tool in chained[number % len(chained):] + chained[:number % len(chained)]:
                 if tool.name != "dr zstd 3":
                     figures["push"][tool.name].append(tool.push(segment))
+        done("push", "push of one WAL segment")
         if scale < 2:
             recover(server, chained, chosen.runs, figures["recover"])
+            done("recover", "restore and recover to a time, 1 GB of WAL")
     finally:
         server.stop()
-    titles = {"full": "full backup", "nothing": "nothing changed", "updated": "0.1 % of the rows updated",
-              "restore": "restore of the last of that chain", "push": "push of one WAL segment",
-              "recover": "restore and recover to a time, 1 GB of WAL"}
-    medians = {what: table(f"{title}, {size}", figures[what], stored[what]) for what, title in titles.items()}
     amounts = {what: {name: statistics.median(all_) for name, all_ in by.items() if all_} for what, by in stored.items()}
     peer, small = "pgbackrest", scale < 2
     full, kept_full = medians["full"], amounts["full"]
@@ -335,7 +346,7 @@ def measured(chosen: argparse.Namespace, scale: float, work: Path) -> dict[str, 
     print(judge("0.1 % updated, stored", amounts["updated"]["dr"], amounts["updated"][peer], 1.0))
     print(judge("restore", medians["restore"]["dr"], medians["restore"][peer], 0.8))
     print(judge("push", medians["push"]["dr"], medians["push"][peer], 0.6), flush=True)
-    if medians["recover"]:
+    if "recover" in medians:
         print(judge("restore and recover", medians["recover"]["dr"], medians["recover"][peer], 0.95), flush=True)
     shutil.rmtree(work)
     return {"updated": medians["updated"]["dr"], "nothing": medians["nothing"]["dr"]}

@@ -1,14 +1,13 @@
 //! The only source of randomness for identifiers. Keys and nonces are the store's own matter.
 
-use aws_lc_rs::rand::{SecureRandom, SystemRandom};
-
-/// Fills `buffer` with random bytes.
+/// Fills `buffer` with random bytes, of the operating system's own generator: one in the process would first
+/// have to gather its own randomness, a fifth of the time that `wal push` takes.
 ///
 /// # Panics
 /// When the operating system's generator fails: nothing safe can be done without it.
 pub fn fill(buffer: &mut [u8]) {
     assert!(
-        SystemRandom::new().fill(buffer).is_ok(),
+        getrandom::fill(buffer).is_ok(),
         "the operating system gave no random bytes"
     );
 }

@@ -1,5 +1,5 @@
 //! Files out of the repository, several at a time, each verified by the repository as it is read. A file
-//! that is kept in parts gets its later parts when all files are there.
+//! that is kept in parts gets its later parts as soon as its first is there.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, OpenOptions};
@@ -57,16 +57,15 @@ pub(super) struct Written {
 /// Later parts of files, by the file's path in the point.
 type Parts<'e> = BTreeMap<String, BTreeMap<u32, &'e TreeEntry>>;
 
-/// A file and the parts that go into it, in order.
+/// The later parts of a file, in order.
 struct Parted<'e> {
-    path: PathBuf,
     manifest_path: Option<String>,
     bytes: u64,
     parts: Vec<&'e TreeEntry>,
 }
 
 impl Writer<'_> {
-    /// Writes folders, then files, then parts of files, then links. The control file gets its pending name.
+    /// Writes folders, then files, then links. The control file gets its pending name.
     pub(super) fn write_all(&self, entries: &[TreeEntry]) -> Result<Written, RestoreError> {
         let mut files = Vec::new();
         let mut links = Vec::new();
@@ -95,12 +94,27 @@ impl Writer<'_> {
                 folders.insert(parent.to_owned());
             }
         }
+        let parted = self.parted(entries, later)?;
+        let made = Mutex::new(BTreeMap::new());
         threads::each(&files, self.reader.is_far(), |(path, _, entry)| {
-            self.file(path, entry)
+            self.file(path, entry)?;
+            // At once, so that the largest file is not alone at the end, twice.
+            if let Some(parted) = parted.get(&entry.meta.path) {
+                let file = self.put_together(path, parted)?;
+                let mut made = made.lock().unwrap_or_else(PoisonError::into_inner);
+                made.extend(file.map(|file| (file.path.clone(), file)));
+            }
+            Ok::<(), RestoreError>(())
         })?;
         let mut written = Written::default();
         files.iter().for_each(|file| note(&mut written, file));
-        self.write_parts(entries, later, &mut written)?;
+        let mut made = made.into_inner().unwrap_or_else(PoisonError::into_inner);
+        for file in &mut written.manifest {
+            if let Some(made) = made.remove(&file.path) {
+                written.bytes = (written.bytes + made.size).saturating_sub(file.size);
+                *file = made;
+            }
+        }
         for (path, target) in &links {
             // A tablespace's link points to its new place already.
             if fs::symlink_metadata(path).is_err() {
@@ -114,37 +128,12 @@ impl Writer<'_> {
         Ok(written)
     }
 
-    /// Puts the later parts into the files that are made of them.
-    fn write_parts(
-        &self,
-        entries: &[TreeEntry],
-        later: Parts<'_>,
-        written: &mut Written,
-    ) -> Result<(), RestoreError> {
-        let files = self.parted(entries, later)?;
-        let whole = Mutex::new(BTreeMap::new());
-        threads::each(&files, self.reader.is_far(), |file| {
-            let made = self.put_together(file)?;
-            let mut whole = whole.lock().unwrap_or_else(PoisonError::into_inner);
-            whole.extend(made.map(|made| (made.path.clone(), made)));
-            Ok::<(), RestoreError>(())
-        })?;
-        let mut whole = whole.into_inner().unwrap_or_else(PoisonError::into_inner);
-        for file in &mut written.manifest {
-            if let Some(made) = whole.remove(&file.path) {
-                written.bytes = (written.bytes + made.size).saturating_sub(file.size);
-                *file = made;
-            }
-        }
-        Ok(())
-    }
-
-    /// The files that are in parts, each with all of its parts.
+    /// The files that are in parts, by the path of the first, each with its later parts.
     fn parted<'e>(
         &self,
         entries: &'e [TreeEntry],
         mut later: Parts<'e>,
-    ) -> Result<Vec<Parted<'e>>, RestoreError> {
+    ) -> Result<BTreeMap<String, Parted<'e>>, RestoreError> {
         let bad = |what: String| RestoreError::BadPoint {
             point: self.point.point.id.clone(),
             what,
@@ -156,21 +145,21 @@ impl Writer<'_> {
                 _ => None,
             });
         let mut firsts: BTreeSet<&str> = firsts.collect();
-        let mut files = Vec::new();
+        let mut files = BTreeMap::new();
         for (of, PartedFile { parts, bytes, .. }) in self.parts_index(entries)?.files {
             let numbered = later.remove(&of).unwrap_or_default();
             if !firsts.remove(of.as_str()) || !numbered.keys().copied().eq(1..parts) {
                 return Err(bad(format!("a part of `{of}` is missing")));
             }
-            let Some((path, manifest_path)) = self.destination(&of)? else {
+            let Some((_, manifest_path)) = self.destination(&of)? else {
                 return Err(bad(format!("`{of}` cannot be in parts")));
             };
-            files.push(Parted {
-                path,
+            let file = Parted {
                 manifest_path,
                 bytes,
                 parts: numbered.into_values().collect(),
-            });
+            };
+            files.insert(parts::path(0, &of), file);
         }
         match later.keys().map(String::as_str).chain(firsts).next() {
             Some(of) => Err(bad(format!("its list of parts does not name `{of}`"))),
@@ -198,11 +187,11 @@ impl Writer<'_> {
     }
 
     /// Puts later parts into a file; describes what came of it.
-    fn put_together(&self, of: &Parted<'_>) -> Result<Option<ManifestFile>, RestoreError> {
-        if self.cancel.is_cancelled() {
-            return Err(RestoreError::Cancelled(self.workload.clone()));
-        }
-        let path = &of.path;
+    fn put_together(
+        &self,
+        path: &Path,
+        of: &Parted<'_>,
+    ) -> Result<Option<ManifestFile>, RestoreError> {
         let file = OpenOptions::new()
             .read(true)
             .write(true)
