@@ -51,9 +51,10 @@ for major in "${@:-14 15 16 17 18}"; do
         echo "== $(LD_LIBRARY_PATH="$lib" "$bin/postgres" -V)"
         # Only what the test starts may see these libraries, not the compiler.
         runner="target.'cfg(unix)'.runner = ['env', 'LD_LIBRARY_PATH=$lib']"
-        DR_TEST_POSTGRES_BIN="$bin" cargo test --locked -p dr-wal --test waldump -p dr-replication \
-            --test server --config "$runner"
-        DR_TEST_POSTGRES_BIN="$bin" cargo test --locked -p dr --test integration --config "$runner" -- \
+        # The whole workspace, so that nothing is built again for another choice of features.
+        DR_TEST_POSTGRES_BIN="$bin" cargo test --locked --workspace --test waldump --test server \
+            --config "$runner"
+        DR_TEST_POSTGRES_BIN="$bin" cargo test --locked --workspace --test integration --config "$runner" -- \
             increments:: targets:: stream:: wal:: --test-threads 2
     done
 done

@@ -140,7 +140,7 @@ fn a_push_that_died_at_any_step_is_repeated_and_then_survives_a_power_cut() {
     for cut_between in [false, true] {
         for step in STEPS_OF_A_PUSH {
             cluster.psql("select pg_logical_emit_message(true, 'test', 'something')");
-            let name = cluster.value("select pg_walfile_name(pg_switch_wal())");
+            let name = cluster.value("select pg_walfile_name(pg_switch_wal() - 1)");
             let segment = format!("pg_wal/{name}");
             let died = scene.run(&["wal", "push", &segment], Some(step));
             assert_ne!(died.code, Some(0), "it should have died at {step}: {died}");

@@ -181,7 +181,8 @@ impl Cluster {
 
     /// Ends the present segment and waits until PostgreSQL was told that it is archived.
     pub(crate) fn switch_and_wait(&self) -> String {
-        let name = self.value("select pg_walfile_name(pg_switch_wal())");
+        // The byte before: at a boundary version 17 names the segment that begins there.
+        let name = self.value("select pg_walfile_name(pg_switch_wal() - 1)");
         self.wait_archived(&name);
         name
     }

@@ -202,7 +202,7 @@ fn everything_that_is_ready_goes_in_one_push_and_the_server_finds_it_stored() {
         names.push(
             world
                 .cluster
-                .value("select pg_walfile_name(pg_switch_wal())"),
+                .value("select pg_walfile_name(pg_switch_wal() - 1)"),
         );
     }
     let ready = |name: &str| world.path(&format!("data/pg_wal/archive_status/{name}.ready"));
