@@ -202,6 +202,9 @@ pub async fn lists_that_went_back(
             let now = anchors
                 .iter()
                 .find(|anchor| anchor.workload == seen.workload);
+            if now.is_some_and(|now| now.sequence == seen.sequence && now.sha256 == seen.sha256) {
+                continue;
+            }
             let at = repository
                 .anchor_at(&seen.workload, seen.sequence)
                 .map_err(failed())?;

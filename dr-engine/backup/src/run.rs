@@ -51,7 +51,6 @@ pub async fn run(
 ) -> Result<RestorePoint, BackupError> {
     let found = installation.config.workload(workload.as_str())?;
     let repository = installation.open_repository_of(workload).await?;
-    warn_of_lists_that_went_back(installation, workload, &repository, progress.as_ref()).await;
     let job = Job {
         installation,
         workload: found,
@@ -60,14 +59,23 @@ pub async fn run(
         progress,
         cancel,
     };
-    let point = match found.source {
-        WorkloadSource::Postgres(source) => postgres::back_up(&job, source).await?,
-        WorkloadSource::Nats(source) => nats::back_up(&job, source).await?,
-        WorkloadSource::Files(source) => files::back_up(&job, source).await?,
-    };
-    snapshot_configuration(&job).await;
+    // Neither holds up the backup, nor fails it.
+    let ((), (), point) = tokio::join!(
+        warn_of_lists_that_went_back(&job),
+        snapshot_configuration(&job),
+        back_up(&job),
+    );
+    let point = point?;
     index(installation, &point).await;
     Ok(point)
+}
+
+async fn back_up(job: &Job<'_>) -> Result<RestorePoint, BackupError> {
+    match job.workload.source {
+        WorkloadSource::Postgres(source) => postgres::back_up(job, source).await,
+        WorkloadSource::Nats(source) => nats::back_up(job, source).await,
+        WorkloadSource::Files(source) => files::back_up(job, source).await,
+    }
 }
 
 /// What every kind of backup needs.
@@ -166,21 +174,16 @@ impl Job<'_> {
 
 /// Says loudly that the repository is not what it was; the backup is taken all the same, because it is
 /// then needed more than ever.
-async fn warn_of_lists_that_went_back(
-    installation: &Installation,
-    workload: &WorkloadName,
-    repository: &Repository,
-    progress: &dyn Progress,
-) {
+async fn warn_of_lists_that_went_back(job: &Job<'_>) {
+    let (installation, workload) = (job.installation, job.name());
     let Ok(name) = installation.repository_name_of(workload) else {
         return;
     };
-    let found = crate::lists_that_went_back(installation, &name, repository.clone()).await;
-    match found {
+    match crate::lists_that_went_back(installation, &name, job.repository.clone()).await {
         Ok(found) => {
             for back in found.iter().filter(|back| back.workload == *workload) {
                 tracing::error!(%workload, what = back.what, "the repository went back");
-                progress.note(&format!(
+                job.progress.note(&format!(
                     "WARNING: the list of restore points of `{workload}` is not what it was: {}",
                     back.what
                 ));
@@ -201,7 +204,7 @@ pub(crate) async fn blocking<T: Send + 'static>(
 }
 
 /// The configuration goes into the repository with every backup: repository and key are enough to begin
-/// again elsewhere. The point is listed already, so a failure is told and not more.
+/// again elsewhere. A failure is told and not more: the restore point counts.
 async fn snapshot_configuration(job: &Job<'_>) {
     let (installation, repository) = (job.installation.clone(), job.repository.clone());
     let stored = blocking("store the configuration", move || {

@@ -53,7 +53,7 @@ use crate::format::{FormatError, RepositoryId, VERSION, sealed};
 use crate::{BackendError, StoreError};
 use index::Index;
 use index::contents::KnownContents;
-use keys::{KnownKeys, Opened, SLOTS, open_slots, store_slot};
+use keys::{KnownKeys, Opened, SLOTS, list_slots, open_slots, store_slot};
 
 /// A question to one place.
 type Ask<'a, T> = &'a dyn Fn(&dyn Backend) -> Result<Option<T>, BackendError>;
@@ -78,6 +78,7 @@ pub(crate) struct Inner {
     known_keys: KnownKeys,
     indexes: Mutex<HashMap<WorkloadName, Arc<Index>>>,
     known_contents: KnownContents,
+    known_heads: chain::KnownHeads,
     /// The same repository in other places.
     pub(crate) copies: Vec<Arc<copies::Attached>>,
     /// This is a copy, and the first place does not answer.
@@ -221,16 +222,17 @@ impl Repository {
     pub fn open(backend: Arc<dyn Backend>, key: &RepositoryKey) -> Result<Self, StoreError> {
         let place = backend.describe();
         let failed = |action: &str| backend_failed(backend.as_ref(), action.to_owned());
-        let body = backend
-            .get(marker::NAME)
-            .map_err(failed("opening"))?
-            .ok_or_else(|| StoreError::Missing {
-                place: place.clone(),
-            })?;
+        let (slots, body) = fetch::both(
+            || list_slots(backend.as_ref()),
+            || backend.get(marker::NAME).map_err(failed("opening")),
+        );
+        let body = body?.ok_or_else(|| StoreError::Missing {
+            place: place.clone(),
+        })?;
         let object =
             marker::decode(&body).map_err(|error| unreadable(&place, marker::NAME, error))?;
         backend.assume(object.capabilities);
-        let Opened { master, slot } = open_slots(backend.as_ref(), &object.id, key)?;
+        let Opened { master, slot } = open_slots(backend.as_ref(), &slots?, &object.id, key)?;
         Ok(Self {
             inner: Arc::new(Inner {
                 backend,
@@ -243,6 +245,7 @@ impl Repository {
                 known_keys: KnownKeys::default(),
                 indexes: Mutex::new(HashMap::new()),
                 known_contents: KnownContents::default(),
+                known_heads: chain::KnownHeads::default(),
                 copies: Vec::new(),
                 stands_in_for: None,
             }),
@@ -340,6 +343,7 @@ impl Inner {
             known_keys: KnownKeys::default(),
             indexes: Mutex::new(HashMap::new()),
             known_contents: KnownContents::default(),
+            known_heads: chain::KnownHeads::default(),
             copies,
             stands_in_for,
         }

@@ -4,14 +4,15 @@
 //! reads that entry and adds to it. A listing of the place may lag behind what was stored, a read by
 //! name does not: from the newest entry that was listed, the numbers after it are asked for one by one.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
+use std::sync::{Mutex, PoisonError};
 
 use chrono::{DateTime, Utc};
 use dr_model::{RestorePoint, RestorePointId, WorkloadName};
 
 use super::keys::WORKLOAD_KEYS;
 use super::points::{POINTS, point_name};
-use super::{Inner, encode_failed};
+use super::{Inner, encode_failed, fetch};
 use crate::StoreError;
 use crate::backend::{PutOptions, PutOutcome};
 use crate::crypto::sha256;
@@ -34,6 +35,22 @@ pub(crate) fn chain_prefix(workload: &WorkloadName) -> String {
 pub(crate) struct ChainHead {
     pub(crate) entry: ChainEntry,
     pub(crate) object_sha256: String,
+}
+
+/// The number of the newest entry of each chain as it was last read: a guess, that is never relied on.
+#[derive(Debug, Default)]
+pub(crate) struct KnownHeads(Mutex<HashMap<WorkloadName, u64>>);
+
+impl KnownHeads {
+    fn get(&self, workload: &WorkloadName) -> Option<u64> {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.get(workload).copied()
+    }
+
+    fn set(&self, workload: &WorkloadName, sequence: u64) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.insert(workload.clone(), sequence);
+    }
 }
 
 /// The newest entry of a workload's list of restore points, as an anchor: whoever keeps it elsewhere
@@ -77,28 +94,62 @@ impl Inner {
         workload: &WorkloadName,
     ) -> Result<Option<ChainHead>, StoreError> {
         let prefix = chain_prefix(workload);
-        let listed = self.list(&prefix)?;
-        let newest = listed
-            .iter()
-            .filter_map(|entry| chain::sequence_of(&prefix, &entry.name))
-            .max();
-        let mut head = match newest {
-            Some(sequence) => {
-                let head = self.chain_entry(workload, sequence)?;
-                Some(head.ok_or_else(|| self.missing(&chain::object_name(&prefix, sequence)))?)
-            }
-            None => None,
+        let newest = || -> Result<Option<u64>, StoreError> {
+            let listed = self.list(&prefix)?;
+            let numbers = listed
+                .iter()
+                .filter_map(|entry| chain::sequence_of(&prefix, &entry.name));
+            Ok(numbers.max())
         };
-        loop {
-            let next = head.as_ref().map_or(0, |head| head.entry.sequence) + 1;
-            // A copy is not asked for what the first place says is not there: what a copy knows beyond
-            // that is a first place that went back, which is for sync to tell.
-            let object = chain::object_name(&prefix, next);
-            if self.get(&object)?.is_none() {
-                return Ok(head);
+        // The entry that was the newest before is most likely still: it is read while the place is listed.
+        let guess = self.known_heads.get(workload);
+        let (newest, guessed) = match guess {
+            Some(guess) => {
+                let (newest, read) = fetch::both(newest, || self.entry_and_next(workload, guess));
+                (newest?, Some(read))
             }
-            head = self.chain_entry(workload, next)?;
+            None => (newest()?, None),
+        };
+        let mut sequence = match newest {
+            Some(sequence) => sequence,
+            None if self.is_free(&prefix, 1)? => return Ok(None),
+            None => 1,
+        };
+        let mut guessed = guessed.filter(|_| guess == newest);
+        loop {
+            let read = guessed.take();
+            let (head, is_newest) = match read {
+                Some(read) => read?,
+                None => self.entry_and_next(workload, sequence)?,
+            };
+            if is_newest {
+                self.known_heads.set(workload, sequence);
+                return Ok(Some(head));
+            }
+            sequence += 1;
         }
+    }
+
+    /// An entry that was listed or seen, and whether the one after it is not there.
+    fn entry_and_next(
+        &self,
+        workload: &WorkloadName,
+        sequence: u64,
+    ) -> Result<(ChainHead, bool), StoreError> {
+        let prefix = chain_prefix(workload);
+        let (next_is_free, head) = fetch::both(
+            || self.is_free(&prefix, sequence + 1),
+            || self.chain_entry(workload, sequence),
+        );
+        let head = head?.ok_or_else(|| self.missing(&chain::object_name(&prefix, sequence)));
+        Ok((head?, next_is_free?))
+    }
+
+    /// Whether an entry's number is free. A copy is not asked for what the first place says is not there:
+    /// what a copy knows beyond that is a first place that went back, which is for sync to tell.
+    fn is_free(&self, prefix: &str, sequence: u64) -> Result<bool, StoreError> {
+        let object = chain::object_name(prefix, sequence);
+        Ok(self.get(&object)?.is_none())
     }
 
     /// Lists a restore point whose object is stored. `may_go_on` is asked each time between reading the
@@ -279,21 +330,17 @@ impl Inner {
         Ok(found)
     }
 
-    /// Whether a restore point's object is the one that is listed.
-    pub(crate) fn is_listed(
+    /// Fails when a listed restore point's object is another one.
+    pub(crate) fn is_as_listed(
         &self,
-        point: &RestorePoint,
+        known: &ChainedPoint,
         object: &[u8],
-    ) -> Result<bool, StoreError> {
-        let listed = self.listed(&point.workload)?;
-        let Some(known) = listed.iter().find(|known| known.point.id == point.id) else {
-            return Ok(false);
-        };
+    ) -> Result<(), StoreError> {
         if known.object_sha256 == hex::encode(sha256(object)) {
-            return Ok(true);
+            return Ok(());
         }
         Err(self.unreadable(
-            &point_name(&point.id),
+            &point_name(&known.point.id),
             FormatError::damaged("it is not the one that was listed"),
         ))
     }

@@ -36,8 +36,28 @@ pub(crate) fn each<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> R + Sync)
     done.into_iter().map(|(_, result)| result).collect()
 }
 
+/// Does two things that wait for the place at once.
+pub(crate) fn both<A: Send, B: Send>(
+    one: impl FnOnce() -> A + Send,
+    other: impl FnOnce() -> B,
+) -> (A, B) {
+    std::thread::scope(|scope| {
+        let one = scope.spawn(one);
+        let other = other();
+        match one.join() {
+            Ok(one) => (one, other),
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    })
+}
+
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn both_results_are_there() {
+        assert_eq!(super::both(|| 1, || "two"), (1, "two"));
+    }
+
     #[test]
     fn results_keep_the_order_of_the_items() {
         let items: Vec<u32> = (0..100).collect();

@@ -267,6 +267,12 @@ impl Inner {
         known.insert(workload.clone(), Arc::clone(&index));
         Ok(index)
     }
+
+    /// Keeps an index that was just read for whoever reads next.
+    pub(crate) fn keep_index(&self, workload: &WorkloadName, index: &Arc<Index>) {
+        let mut known = self.indexes.lock().unwrap_or_else(PoisonError::into_inner);
+        known.insert(workload.clone(), Arc::clone(index));
+    }
 }
 
 #[cfg(test)]

@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 
 pub use shred::{ShredOutcome, ShreddedFile};
 pub use slots::KeySlot;
-pub(super) use slots::{Opened, open_slots, store_slot};
+pub(super) use slots::{Opened, list_slots, open_slots, store_slot};
 
 use super::{Inner, Repository, encode_failed};
 use crate::StoreError;
@@ -307,6 +307,12 @@ impl Inner {
         if let Some(Shredding { tenant, at, .. }) = destroyed {
             return Err(StoreError::Shredded { tenant, at });
         }
+        // Most are the workload's own.
+        if let Some(keys) = self.data_keys(workload, &Domain::Workload)?
+            && keys.id() == *id
+        {
+            return Ok((Domain::Workload, keys));
+        }
         if let Some(found) = self.all_data_keys(workload)?.remove(id) {
             return Ok(found);
         }
@@ -339,8 +345,8 @@ impl Inner {
         Ok(shredded)
     }
 
-    /// Fails if one of these keys was destroyed since it was opened: what a writer asks just before
-    /// and just after it writes a manifest, so that no point relies on a key that is gone.
+    /// Fails if one of these keys was destroyed since it was opened: what a writer asks before
+    /// it stores a restore point and before it lists it, so that no point relies on a key that is gone.
     pub(crate) fn data_keys_are_there(
         &self,
         workload: &WorkloadName,

@@ -41,6 +41,13 @@ pub(crate) fn point_name(id: &RestorePointId) -> String {
     format!("{POINTS}{id}")
 }
 
+/// The workload that an id was made for, if it was made as ids are: what can be asked for before the restore
+/// point itself tells.
+fn workload_in(id: &RestorePointId) -> Option<WorkloadName> {
+    let rest = id.as_str().strip_prefix(RestorePointId::PREFIX)?;
+    rest.rsplitn(3, '-').nth(2)?.parse().ok()
+}
+
 impl Repository {
     /// All listed restore points, of one workload or of all, sorted by moment.
     ///
@@ -66,11 +73,44 @@ impl Repository {
     /// When it is damaged, is not the one that was listed, or the place fails.
     pub fn point(&self, id: &RestorePointId) -> Result<Option<StoredPoint>, StoreError> {
         let repo = self.inner();
-        let Some((object, data)) = repo.read_point(&point_name(id))? else {
+        let guess = workload_in(id);
+        let (listed, read) = fetch::both(
+            || guess.as_ref().map(|workload| repo.listed(workload)),
+            || repo.read_point(&point_name(id)),
+        );
+        let Some((object, data)) = read? else {
             return Ok(None);
         };
-        let listed = repo.is_listed(&object.point, &data)?;
-        Ok(listed.then(|| StoredPoint::of(object)))
+        let workload = &object.point.workload;
+        let listed = match listed {
+            Some(listed) if guess.as_ref() == Some(workload) => listed?,
+            _ => repo.listed(workload)?,
+        };
+        let Some(known) = listed
+            .iter()
+            .find(|known| known.point.id == object.point.id)
+        else {
+            return Ok(None);
+        };
+        repo.is_as_listed(known, &data)?;
+        Ok(Some(StoredPoint::of(object)))
+    }
+
+    /// The restore point of a workload that was begun last; `None` before the first.
+    pub(crate) fn newest_point(
+        &self,
+        workload: &WorkloadName,
+    ) -> Result<Option<StoredPoint>, StoreError> {
+        let repo = self.inner();
+        let listed = repo.listed(workload)?;
+        let Some(newest) = listed.into_iter().max_by_key(|known| known.point.started) else {
+            return Ok(None);
+        };
+        let Some((object, data)) = repo.read_point(&point_name(&newest.point.id))? else {
+            return Ok(None);
+        };
+        repo.is_as_listed(&newest, &data)?;
+        Ok(Some(StoredPoint::of(object)))
     }
 
     /// The newest entry of each workload's list of restore points: kept elsewhere, it tells when the
@@ -84,8 +124,9 @@ impl Repository {
         let repo = alone.inner();
         let workloads = repo.chained_workloads()?;
         let mut anchors = Vec::new();
-        for workload in workloads {
-            if let Some(head) = repo.chain_head(&workload)? {
+        let heads = fetch::each(&workloads, |workload| repo.chain_head(workload));
+        for (workload, head) in workloads.into_iter().zip(heads) {
+            if let Some(head) = head? {
                 anchors.push(ChainAnchor {
                     workload,
                     sequence: head.entry.sequence,
@@ -156,5 +197,20 @@ impl Inner {
             let found = decode().map_err(|error| self.unreadable(object, error))?;
             Ok((found, data.to_vec()))
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_tells_its_workload() {
+        for name in ["erp", "erp-main", "a-1-b"] {
+            let workload: WorkloadName = name.parse().unwrap();
+            let id = RestorePointId::new(&workload, chrono::Utc::now());
+            assert_eq!(workload_in(&id), Some(workload));
+        }
+        assert_eq!(workload_in(&"rp-x".parse().unwrap()), None);
     }
 }

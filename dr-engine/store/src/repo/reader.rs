@@ -20,7 +20,7 @@ use super::index::Index;
 use super::index::contents::PackContents;
 use super::keys::KeyId;
 use super::points::{StoredPoint, point_name};
-use super::{Inner, Repository};
+use super::{Inner, Repository, fetch};
 use crate::crypto::Keys;
 use crate::format::content::{Content, Reference, decode_references};
 use crate::format::pack::Place;
@@ -109,8 +109,13 @@ impl PointReader {
                 .unreadable(&point_name(&self.stored.point.id), error)
         };
         let content = self.stored.object.listing.content().map_err(damaged)?;
+        // What fails here fails below, by name.
+        let (keys, _) = fetch::both(
+            || self.keys(0),
+            || self.repo().index_for_reading(&self.workload, false),
+        );
         let mut body = Vec::new();
-        self.read(&*self.keys(0)?, &content, &mut |chunk| {
+        self.read(&*keys?, &content, &mut |chunk| {
             body.extend_from_slice(chunk);
             Ok(())
         })

@@ -1,9 +1,9 @@
 //! Running writers, and the packs that are about to be deleted.
 //!
 //! What makes pruning safe beside writers of other processes, even one that was suspended for days: a
-//! writer stores its session before it looks at condemned packs and indexes, and asks again, just before
-//! and just after it stores its restore point, whether its session is still there and no pack it relies
-//! on is condemned. Prune condemns first, looks at the sessions second, and deletes a pack only when
+//! writer stores its session before it looks at condemned packs and indexes, and asks again, before it
+//! stores its restore point and just before it lists that, whether no pack it relies on is condemned and
+//! its session is still there, in this order. Prune condemns first, looks at the sessions second, and deletes a pack only when
 //! every session that is older than the condemnation has ended. A session that never ends is ended by
 //! deleting its object: its writer finds that and gives up, and nothing it did is listed.
 

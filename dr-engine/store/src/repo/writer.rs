@@ -6,8 +6,9 @@
 //!
 //! Write order: session; what is condemned and what is stored; packs, with an index for every 256 MiB or
 //! 131,072 chunks of them; the last index; a look whether everything the point needs is there and nothing of it condemned;
-//! the restore point's object; the same look; the list of restore points. Only then is it listed. A crash
-//! leaves a session, packs and indexes that the next backup makes use of, or a restore point's object
+//! the restore point's object; the newest entry of the list of restore points; the same look, but for the
+//! packs being there; the next entry, unless another took its place: then again from the newest entry on.
+//! Only then is it listed. A crash leaves a session, packs and indexes that the next backup makes use of, or a restore point's object
 //! that is in no list.
 //!
 //! A chunk is reused only when an index names it, its pack was listed whole after the session was
@@ -19,6 +20,7 @@ mod packs;
 mod pipeline;
 mod previous;
 
+use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
 use std::io::Read;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -32,7 +34,7 @@ use dr_model::{ByteCount, RestorePoint, RestorePointId, WorkloadName};
 use super::index::PackFile;
 use super::keys::Domain;
 use super::points::point_name;
-use super::{Inner, Repository, encode_failed};
+use super::{Inner, Repository, encode_failed, fetch};
 use crate::backend::PutOutcome;
 use crate::chunk::{self, CutError, Cutting};
 use crate::crypto::Keys;
@@ -112,26 +114,37 @@ impl Repository {
     ) -> Result<BackupWriter, StoreError> {
         let repo = self.inner();
         repo.is_first()?;
-        match repo.backend.sweep(LEFTOVER_AGE) {
+        let (keys, swept) = fetch::both(
+            || repo.data_keys_or_new(workload, &Domain::Workload),
+            || repo.backend.sweep(LEFTOVER_AGE),
+        );
+        let keys = keys?;
+        match swept {
             Ok(0) => {}
             Ok(files) => tracing::info!(files, "removed temporary files of crashed writers"),
             // What is left over does no harm; what really fails fails below, by name.
             Err(error) => tracing::debug!(%error, "temporary files were not looked for"),
         }
-        let keys = repo.data_keys_or_new(workload, &Domain::Workload)?;
         let session = repo.begin_session(workload, Utc::now(), Purpose::Backup)?;
         kill_point("store.after-session");
         let lock = options
             .lock
             .map(|period| repo.plan_lock(workload, period))
             .transpose()?;
-        // From here on prune waits for us; what it condemned before, nobody may rely on.
-        let condemned = repo.condemned(workload)?;
-        // Index first, packs second: a pack in the index is older than its index object.
-        let known = repo.load_index(workload)?;
-        let there = packs_there(repo, workload)?;
-        // What is known to be damaged is stored again.
-        let damaged = self.damaged_packs(workload)?;
+        // From here on prune waits for us; what it condemned before, nobody may rely on. What is known to
+        // be damaged is stored again.
+        let unfit = || fetch::both(|| repo.condemned(workload), || self.damaged_packs(workload));
+        let stored = || {
+            // Index first, packs second: a pack in the index is older than its index object.
+            let known = repo.load_index(workload)?;
+            Ok::<_, StoreError>((known, packs_there(repo, workload)?))
+        };
+        let (unfit, stored) = fetch::both(unfit, stored);
+        let (condemned, damaged) = (unfit.0?, unfit.1?);
+        let (known, there) = stored?;
+        let known = Arc::new(known);
+        // What the newest restore point holds is looked up in it too.
+        repo.keep_index(workload, &known);
         let is_usable = |file: &super::index::PackFile| {
             there.get(&file.id) == Some(&file.size)
                 && !condemned.contains(&file.id)
@@ -507,8 +520,12 @@ impl BackupWriter {
     /// must be, no one has ended this session, and nothing is condemned that the point relies on.
     fn verify_present(&self, again: &HashSet<PackId>) -> Result<(), StoreError> {
         let repo = self.repository.inner();
-        let there = packs_there(repo, &self.workload)?;
         let needed = self.pipeline.shared.packs.needed(again);
+        let (there, ours) = fetch::both(
+            || packs_there(repo, &self.workload),
+            || self.still_ours(&needed),
+        );
+        let there = there?;
         for (id, size) in &needed {
             let object = pack::object_name(&self.workload, id);
             match there.get(id) {
@@ -523,21 +540,31 @@ impl BackupWriter {
                 None => return Err(repo.missing(&object)),
             }
         }
-        self.still_ours(&needed)
+        ours
     }
 
+    /// Whether what the point needs may still be relied on. The session is looked at last: while it is
+    /// there, prune waits.
     fn still_ours(&self, needed: &HashMap<PackId, u64>) -> Result<(), StoreError> {
+        self.nothing_is_gone(needed)?;
+        self.repository.inner().session_is_alive(&self.session)
+    }
+
+    /// Nothing that the point needs is condemned, and no data key was destroyed.
+    fn nothing_is_gone(&self, needed: &HashMap<PackId, u64>) -> Result<(), StoreError> {
         let repo = self.repository.inner();
-        let condemned = repo.condemned(&self.workload)?;
-        if condemned.iter().any(|id| needed.contains_key(id)) {
+        let keys = self.pipeline.shared.packs.keys();
+        let domains = keys.into_iter().map(|(domain, keys)| (domain, keys.id()));
+        let (condemned, keys) = fetch::both(
+            || repo.condemned(&self.workload),
+            || repo.data_keys_are_there(&self.workload, domains),
+        );
+        if condemned?.iter().any(|id| needed.contains_key(id)) {
             return Err(StoreError::Condemned {
                 place: self.repository.describe(),
             });
         }
-        let keys = self.pipeline.shared.packs.keys();
-        let domains = keys.into_iter().map(|(domain, keys)| (domain, keys.id()));
-        repo.data_keys_are_there(&self.workload, domains)?;
-        repo.session_is_alive(&self.session)
+        keys
     }
 
     /// Deletes a restore point's object that was not listed. Where that cannot be done now (a lock) the
@@ -583,17 +610,15 @@ impl BackupWriter {
         }
         kill_point("store.after-point");
         let needed = self.pipeline.shared.packs.needed(again);
-        if let Err(error) = self.still_ours(&needed) {
-            self.take_back(&name);
-            return Err(error);
-        }
-        let may_go_on = || self.still_ours(&needed);
+        let refused = Cell::new(false);
+        let may_go_on = || {
+            let ours = self.still_ours(&needed);
+            refused.set(ours.is_err());
+            ours
+        };
         let listed = repo.chain_listed(point, &data, point.finished, &options, &may_go_on);
-        if let Err(error @ (StoreError::SessionEnded { .. } | StoreError::Condemned { .. })) =
-            listed
-        {
+        if refused.get() {
             self.take_back(&name);
-            return Err(error);
         }
         listed?;
         self.session_stays.store(false, Ordering::Relaxed);

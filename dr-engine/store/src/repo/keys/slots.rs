@@ -58,7 +58,7 @@ fn read(backend: &dyn Backend, slot: &ObjectEntry) -> Result<Vec<u8>, StoreError
         .map_err(backend_failed(backend, format!("reading `{}`", slot.name)))
 }
 
-fn list(backend: &dyn Backend) -> Result<Vec<ObjectEntry>, StoreError> {
+pub(crate) fn list_slots(backend: &dyn Backend) -> Result<Vec<ObjectEntry>, StoreError> {
     backend
         .list(SLOTS)
         .map_err(backend_failed(backend, "listing the key slots".to_owned()))
@@ -71,11 +71,11 @@ fn id_of(object: &str) -> &str {
 /// Tries every key slot of the key's kind. A damaged slot is only an error when no other one opens.
 pub(crate) fn open_slots(
     backend: &dyn Backend,
+    slots: &[ObjectEntry],
     id: &RepositoryId,
     key: &RepositoryKey,
 ) -> Result<Opened, StoreError> {
     let place = backend.describe();
-    let slots = list(backend)?;
     if slots.is_empty() {
         return Err(StoreError::ObjectMissing {
             object: format!("{SLOTS}…"),
@@ -84,7 +84,7 @@ pub(crate) fn open_slots(
     }
     let mut failed = None;
     let mut kinds = Vec::new();
-    for slot in &slots {
+    for slot in slots {
         let body = read(backend, slot)?;
         let damaged = |error| unreadable(&place, &slot.name, error);
         let read = match ReadSlot::of(&body) {
@@ -108,7 +108,7 @@ pub(crate) fn open_slots(
             Ok(Some(master)) => {
                 let slot = id_of(&slot.name).to_owned();
                 let opened = Opened { master, slot };
-                return not_planted(backend, &slots, key.kind(), opened);
+                return not_planted(backend, slots, key.kind(), opened);
             }
             Ok(None) => {}
             Err(error) => failed = Some(error),
@@ -212,7 +212,7 @@ impl Repository {
         let repo = self.inner();
         let backend = repo.backend.as_ref();
         let mut found = Vec::new();
-        for entry in list(backend)? {
+        for entry in list_slots(backend)? {
             let body = read(backend, &entry)?;
             let id = id_of(&entry.name).to_owned();
             let read = ReadSlot::of(&body).and_then(|read| {
@@ -261,7 +261,7 @@ impl Repository {
     pub fn add_key_slot(&self, slot: &NewSlot, label: &str) -> Result<KeySlot, StoreError> {
         let repo = self.inner();
         let backend = repo.backend.as_ref();
-        if list(backend)?.len() >= SLOTS_MAX {
+        if list_slots(backend)?.len() >= SLOTS_MAX {
             return Err(StoreError::KeySlot {
                 slot: "32 others".to_owned(),
                 place: repo.place.clone(),

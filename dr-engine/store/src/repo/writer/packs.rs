@@ -59,7 +59,7 @@ pub(super) struct Packs {
     pub(super) asked: Asked,
     pub(super) copies: CopyRun,
     /// What was stored before.
-    pub(super) known: Index,
+    pub(super) known: Arc<Index>,
     /// Of each known pack: whether it may be relied on.
     pub(super) usable: Vec<bool>,
     /// Of each known pack: whether this backup relies on it.
@@ -109,7 +109,7 @@ impl Packs {
         workload: WorkloadName,
         compression_level: i32,
         asked: Asked,
-        known: Index,
+        known: Arc<Index>,
         usable: Vec<bool>,
     ) -> Self {
         let used = known.packs().iter().map(|_| AtomicBool::new(false));

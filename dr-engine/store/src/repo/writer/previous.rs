@@ -13,6 +13,7 @@ use crate::format::content::Content;
 use crate::format::tree::{EntryKind, EntryMeta, TreeEntry};
 use crate::repo::Repository;
 use crate::repo::keys::KeyId;
+use crate::repo::points::StoredPoint;
 use crate::repo::reader::PointReader;
 
 /// A file that was changed later than this before its capture began may have changed again within the
@@ -35,28 +36,31 @@ impl Previous {
         repository: &Repository,
         workload: &WorkloadName,
     ) -> Result<Option<Self>, StoreError> {
-        let points = repository.points(Some(workload))?;
-        let Some(newest) = points.into_iter().max_by_key(|point| point.started) else {
-            return Ok(None);
-        };
-        Self::of_point(repository, &newest.id)
+        let stored = repository.newest_point(workload)?;
+        stored
+            .map(|stored| Self::of_stored(repository, &stored))
+            .transpose()
     }
 
     pub(super) fn of_point(
         repository: &Repository,
         id: &RestorePointId,
     ) -> Result<Option<Self>, StoreError> {
-        let Some(stored) = repository.point(id)? else {
-            return Ok(None);
-        };
-        let reader = repository.reader(&stored)?;
-        Ok(Some(Self {
-            id: id.clone(),
+        let stored = repository.point(id)?;
+        stored
+            .map(|stored| Self::of_stored(repository, &stored))
+            .transpose()
+    }
+
+    fn of_stored(repository: &Repository, stored: &StoredPoint) -> Result<Self, StoreError> {
+        let reader = repository.reader(stored)?;
+        Ok(Self {
+            id: stored.point.id.clone(),
             entries: reader.entries()?,
             key_ids: reader.key_ids().to_vec(),
             started: stored.point.started,
             reader,
-        }))
+        })
     }
 
     pub(super) fn id(&self) -> &RestorePointId {
