@@ -10,6 +10,8 @@ archiving: each program takes the WAL of its backup or leaves it. The programs t
   Repeated with other rows, each program on its own chain of backups.
 * restore: the last of that chain, durable when the command ends (pg_basebackup: its files copied and flushed).
 * push: one WAL segment of 16 MiB as archive_command does it.
+* cost: how many transactions of pgbench (two clients, 20 s) a full backup in the meantime takes, of those that
+  there are without one.
 * recover: restore, and replay some 1 GB of WAL from the repository to a time, until the server takes writes.
 
 pgBackRest is Debian 13's, from a folder that debootstrap makes: bundles and block incrementals on, two processes,
@@ -249,6 +251,37 @@ def recover(server: Server, tools: list[Tool], runs: int, figures: dict[str, lis
     shutil.rmtree(server.folder / "recovered")
 
 
+def transactions(server: Server, meanwhile) -> int:
+    """What pgbench gets done in 20 s, of which `meanwhile` takes a part."""
+    pgbench = subprocess.Popen(
+        [*AS_POSTGRES, POSTGRES_BIN / "pgbench", "-h", server.folder, "-p", str(PORT), "-U", "postgres", "-n", "-N", "-c", "2",
+         "-T", "20", "postgres"], cwd=server.folder, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    time.sleep(1)
+    meanwhile()
+    if pgbench.poll() is not None:
+        print("the backup took longer than pgbench", file=sys.stderr)
+    told = pgbench.communicate()[0]
+    return next(int(line.split()[5]) for line in told.splitlines() if line.startswith("number of transactions actually"))
+
+
+def cost(server: Server, tools: list[Tool], runs: int) -> dict[str, float]:
+    """Transactions lost to a full backup, medians."""
+    done: dict[str, list[int]] = {"nobody": [], **{tool.name: [] for tool in tools}}
+    for number in range(runs):
+        meanwhiles = [("nobody", lambda: None), *((tool.name, lambda tool=tool: tool.back_up(full=True)) for tool in tools)]
+        for name, meanwhile in meanwhiles[number % len(meanwhiles):] + meanwhiles[:number % len(meanwhiles)]:
+            server.psql("checkpoint")
+            subprocess.run(["sync"], check=True)
+            done[name].append(transactions(server, meanwhile))
+    print("\n### transactions of pgbench beside a full backup\n\n| | transactions in 20 s, median (min to max) | lost |\n|---|---|---|")
+    undisturbed = statistics.median(done["nobody"])
+    lost = {name: undisturbed - statistics.median(counts) for name, counts in done.items()}
+    for name, counts in done.items():
+        print(f"| {name} | {statistics.median(counts):,.0f} ({min(counts):,} to {max(counts):,}) | {lost[name]:,.0f} |")
+    print(flush=True)
+    return lost
+
+
 def judge(text: str, ours: float, theirs: float, most: float) -> str:
     ratio = ours / theirs
     return f"* {text}: {ratio:.2f}, at most {most}: {'met' if ratio <= most else 'missed'}"
@@ -329,7 +362,9 @@ def measured(chosen: argparse.Namespace, scale: float, work: Path) -> dict[str, 
                 if tool.name != "dr zstd 3":
                     figures["push"][tool.name].append(tool.push(segment))
         done("push", "push of one WAL segment")
+        lost = {}
         if scale < 2:
+            lost = cost(server, chained, chosen.runs)
             recover(server, chained, chosen.runs, figures["recover"])
             done("recover", "restore and recover to a time, 1 GB of WAL")
     finally:
@@ -346,6 +381,8 @@ def measured(chosen: argparse.Namespace, scale: float, work: Path) -> dict[str, 
     print(judge("0.1 % updated, stored", amounts["updated"]["dr"], amounts["updated"][peer], 1.0))
     print(judge("restore", medians["restore"]["dr"], medians["restore"][peer], 0.8))
     print(judge("push", medians["push"]["dr"], medians["push"][peer], 0.6), flush=True)
+    if lost:
+        print(judge("transactions lost, default level", lost["dr"], lost[peer], 0.9), flush=True)
     if "recover" in medians:
         print(judge("restore and recover", medians["recover"]["dr"], medians["recover"][peer], 0.95), flush=True)
     shutil.rmtree(work)

@@ -1,8 +1,14 @@
 //! WAL in and out, by its exit codes.
 
 use std::fs;
+use std::io::Write;
+use std::path::Path;
+use std::process::Child;
+use std::time::Duration;
 
-use crate::harness::{ERP, Options, World};
+use sha2::{Digest, Sha256};
+
+use crate::harness::{Cluster, ERP, Options, Program, World, free_port, wait_until};
 
 fn archived(world: &World) -> String {
     world.cluster.switch_and_wait()
@@ -233,4 +239,161 @@ fn everything_that_is_ready_goes_in_one_push_and_the_server_finds_it_stored() {
     let output = world.dr(&["wal", "push", "--ready", "--workload", "config"]);
     assert_eq!(output.code, Some(1), "{output}");
     output.says(&["`config` is no postgres workload"]);
+}
+
+/// What is prepared for a cluster that recovers, by name.
+fn prepared(data: &Path) -> Vec<String> {
+    let folders = fs::read_dir(data.join("pg_wal/.dr-ahead"));
+    let files = folders.into_iter().flatten().flatten().flat_map(|folder| {
+        let files = fs::read_dir(folder.path()).into_iter().flatten().flatten();
+        files.filter_map(|file| file.file_name().into_string().ok())
+    });
+    let mut segments: Vec<String> = files.filter(|name| name.len() == 24).collect();
+    segments.sort();
+    segments
+}
+
+#[test]
+fn recovery_has_the_next_segments_prepared_and_nothing_is_left_of_them() {
+    let world = World::protected(&Options::new("ahead", &ERP));
+    world.cluster.psql("create table mark (n int primary key)");
+    for n in 1..=8 {
+        world
+            .cluster
+            .psql(&format!("insert into mark values ({n})"));
+        if n == 4 {
+            world
+                .cluster
+                .psql("select pg_create_restore_point('fourth')");
+        }
+        world.cluster.switch_and_wait();
+    }
+    let data = world.path("copy");
+    let into = data.display().to_string();
+    world
+        .dr(&["restore", "erp", "--into", &into, "--to", "name:fourth"])
+        .ok();
+    let copy = Cluster {
+        data: data.clone(),
+        port: free_port(),
+        ..world.cluster.clone()
+    };
+    // Recovery stays where it is, for as long as it is looked at.
+    let settings = format!("port = {}\nrecovery_target_action = 'pause'\n", copy.port);
+    let mut file = fs::OpenOptions::new()
+        .append(true)
+        .open(data.join("postgresql.auto.conf"))
+        .unwrap();
+    file.write_all(settings.as_bytes()).unwrap();
+    copy.start();
+    let limit = Duration::from_secs(60);
+    let ahead = data.join("pg_wal/.dr-ahead");
+    wait_until("the helper", limit, || ahead.exists().then_some(()));
+    copy.psql("select pg_wal_replay_resume()");
+    let copy = Cluster::running(&world.account, &data, &copy.database);
+    assert_eq!(
+        copy.psql("select n from mark order by n"),
+        ["1", "2", "3", "4"]
+    );
+    wait_until("the helper to clear away", limit, || {
+        (!ahead.exists()).then_some(())
+    });
+    copy.stop("fast");
+}
+
+/// A process that is called as the server is, and works where it would.
+fn recovering(world: &World, data: &Path) -> Child {
+    let program = world.path("postgres");
+    fs::copy("/bin/sleep", &program).unwrap();
+    world.account.own(&program);
+    Program::new(&world.account, program)
+        .args(["600"])
+        .directory(data)
+        .spawn(&world.path("sleep.log"))
+}
+
+#[test]
+fn what_was_prepared_is_delivered_and_what_was_not_is_fetched() {
+    let world = World::protected(&Options::new("prepared", &ERP));
+    world.cluster.psql("create table mark (n int)");
+    let segments: Vec<String> = (0..4)
+        .map(|n| {
+            world
+                .cluster
+                .psql(&format!("insert into mark values ({n})"));
+            archived(&world)
+        })
+        .collect();
+    let data = world.path("recovering");
+    fs::create_dir_all(data.join("pg_wal")).unwrap();
+    world.account.own(&data);
+    world.account.own(&data.join("pg_wal"));
+    let mut server = recovering(&world, &data);
+    let spool = data.join("pg_wal/.dr-ahead");
+    let folder = {
+        // Where the program will look: as it makes it itself.
+        let config = fs::canonicalize(world.config()).unwrap();
+        let text = [config.as_os_str().as_encoded_bytes(), b"\0erp"].concat();
+        let name = Sha256::digest(text);
+        let name: String = name
+            .iter()
+            .take(8)
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        spool.join(name)
+    };
+    let ahead = |server: u32| {
+        world
+            .program(&["wal", "ahead", "--workload", "erp", "--after", &segments[0]])
+            .args([
+                "--segment-bytes",
+                "16777216",
+                "--recovery",
+                &server.to_string(),
+            ])
+            .args([folder.as_os_str()])
+            .directory(&data)
+    };
+    let mut helper = ahead(server.id()).spawn(&world.path("helper.log"));
+    let limit = Duration::from_secs(60);
+    wait_until("the segments", limit, || {
+        (prepared(&data) == segments[1..]).then_some(())
+    });
+    let fetch = |name: &str| {
+        world
+            .program(&[
+                "wal",
+                "fetch",
+                "--workload",
+                "erp",
+                name,
+                "pg_wal/RECOVERYXLOG",
+            ])
+            .directory(&data)
+            .run()
+            .code
+    };
+    // With the repository away it is plain where they come from.
+    let (here, away) = (world.path("repository"), world.path("repository.away"));
+    fs::rename(&here, &away).unwrap();
+    assert_eq!(fetch(&segments[1]), Some(0), "prepared");
+    let delivered = fs::read(data.join("pg_wal/RECOVERYXLOG")).unwrap();
+    assert_eq!(fetch(&segments[1]), Some(200), "it is there once");
+    fs::rename(&away, &here).unwrap();
+    assert_eq!(fetch(&segments[1]), Some(0), "fetched");
+    assert_eq!(
+        fs::read(data.join("pg_wal/RECOVERYXLOG")).unwrap(),
+        delivered
+    );
+    // What recovery has passed is removed.
+    assert_eq!(fetch(&segments[3]), Some(0));
+    wait_until("room", limit, || prepared(&data).is_empty().then_some(()));
+    server.kill().unwrap();
+    server.wait().unwrap();
+    assert!(helper.wait().unwrap().success());
+    assert!(!spool.exists(), "nothing is left");
+    // Whoever has that number now is not the one that recovered.
+    let mut late = ahead(std::process::id()).spawn(&world.path("helper.log"));
+    assert!(late.wait().unwrap().success());
+    assert!(!spool.exists(), "nothing was begun");
 }

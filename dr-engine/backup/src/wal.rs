@@ -10,6 +10,7 @@
 //! everything that is not proven is an error, and each of the two ends within a named time. What people
 //! call, [`push_ready`] and [`check`], takes as long as there is to do.
 
+mod ahead;
 mod check;
 mod fetch;
 mod identity;
@@ -23,6 +24,7 @@ use std::time::Duration;
 
 use crate::BackupError;
 
+pub use ahead::{Ahead, Recovery, Spool, fetch_ahead};
 pub use check::{RecordsFound, WalCheck, WalGap, WalStretch, check};
 pub use dr_store::WalPut;
 pub use fetch::{Fetched, fetch};

@@ -170,6 +170,24 @@ pub(crate) enum WalCommand {
         #[arg(long)]
         workload: Option<String>,
     },
+    /// Fetches segments before recovery asks for them; started by `fetch`.
+    #[command(hide = true)]
+    Ahead {
+        /// The folder for what is prepared.
+        folder: PathBuf,
+        /// The segment before the first to be prepared.
+        #[arg(long)]
+        after: String,
+        /// The size of a segment in bytes.
+        #[arg(long)]
+        segment_bytes: u64,
+        /// The process that recovers.
+        #[arg(long)]
+        recovery: u32,
+        /// The workload; may be left out when the configuration has one PostgreSQL workload.
+        #[arg(long)]
+        workload: Option<String>,
+    },
     /// Receives the WAL of a workload as it is written, until it is stopped, beginning again after every
     /// failure. `dr serve` does the same for workloads that have `stream`.
     Receive {

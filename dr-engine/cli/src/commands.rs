@@ -54,7 +54,9 @@ async fn dispatch(context: &Context, command: Command) -> Result<u8, Failure> {
         }
         Command::Wal(WalCommand::Receive { workload }) => wal::receive(context, workload).await,
         // Answered before, without a runtime.
-        Command::Wal(WalCommand::Push { .. } | WalCommand::Fetch { .. }) => Ok(output::failed()),
+        Command::Wal(
+            WalCommand::Push { .. } | WalCommand::Fetch { .. } | WalCommand::Ahead { .. },
+        ) => Ok(output::failed()),
     }
 }
 

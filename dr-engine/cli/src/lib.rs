@@ -36,8 +36,9 @@ pub fn main() -> ExitCode {
         }
     };
     // WAL first: it must start fast and needs no runtime of its own.
-    if let args::Command::Wal(command @ (WalCommand::Push { .. } | WalCommand::Fetch { .. })) =
-        &arguments.command
+    if let args::Command::Wal(
+        command @ (WalCommand::Push { .. } | WalCommand::Fetch { .. } | WalCommand::Ahead { .. }),
+    ) = &arguments.command
     {
         let run = || {
             output::install_logging(&arguments.command);

@@ -6,12 +6,15 @@
 //! end the archiver. Fetch: 0 delivered; 1 only when the repository answered and does not hold the file,
 //! because any code of 1 to 125 makes PostgreSQL end recovery and open; 200 for everything else.
 
+use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use dr_backup::wal::{Fetched, Standing, Standings, WalCheck, WalGap, WalStretch};
+use dr_backup::wal::{
+    Ahead, Fetched, Recovery, Spool, Standing, Standings, WalCheck, WalGap, WalStretch,
+};
 use dr_model::{Progress, WorkloadName};
 
 use crate::args::WalCommand;
@@ -51,6 +54,39 @@ pub(crate) fn run(command: &WalCommand, config: Option<&Path>, json: bool) -> Ex
                 ExitCode::from(FETCH_FAILED)
             }
         },
+        WalCommand::Ahead {
+            folder,
+            after,
+            segment_bytes,
+            recovery,
+            workload,
+        } => {
+            let Some(recovery) = Recovery::of(*recovery) else {
+                // It has ended already.
+                return ExitCode::SUCCESS;
+            };
+            let Ok(after) = after.parse() else {
+                output::failure(&Failure::plain(
+                    FAILED,
+                    "--after: not the name of a segment",
+                    None,
+                ));
+                return ExitCode::FAILURE;
+            };
+            let ahead = Ahead {
+                folder: folder.clone(),
+                after,
+                segment_bytes: *segment_bytes,
+                recovery,
+            };
+            match fetch_ahead(config, workload.as_deref(), &ahead) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(failure) => {
+                    output::failure(&failure);
+                    ExitCode::FAILURE
+                }
+            }
+        }
         // Need a runtime: see `check` and `receive`.
         WalCommand::Check { .. } | WalCommand::Receive { .. } => ExitCode::FAILURE,
     }
@@ -93,11 +129,57 @@ fn fetch(
 ) -> Result<Fetched, Failure> {
     let config = dr_config::Config::find(config)?;
     let workload = workload.map(str::parse).transpose()?;
-    Ok(dr_backup::wal::fetch(
+    let spool = Spool::beside(path, &config, workload.as_ref());
+    if spool.take(name, path) {
+        return Ok(Fetched::Delivered);
+    }
+    begin_ahead(&config, workload.as_ref(), name, &spool);
+    let fetched = dr_backup::wal::fetch(&config, workload.as_ref(), name, path)?;
+    if fetched == Fetched::Delivered {
+        spool.delivered(name);
+    }
+    Ok(fetched)
+}
+
+/// Starts the helper that fetches the segments behind this one, where that is worth it. Should it not start,
+/// each segment is fetched when it is asked for.
+fn begin_ahead(config: &Path, workload: Option<&WorkloadName>, name: &str, spool: &Spool) {
+    let Some(segment_bytes) = spool.wants_helper(name) else {
+        return;
+    };
+    let (Some(recovery), Ok(binary)) = (Recovery::of_caller(), std::env::current_exe()) else {
+        return;
+    };
+    let mut helper = Command::new(binary);
+    helper.arg("--config").arg(config).args(["wal", "ahead"]);
+    helper.arg(spool.folder()).args(["--after", name]);
+    helper.args(["--segment-bytes", &segment_bytes.to_string()]);
+    helper.args(["--recovery", &recovery.pid.to_string()]);
+    if let Some(workload) = workload {
+        helper.args(["--workload", workload.as_str()]);
+    }
+    // What the server holds open must not stay open for it, nor a signal to the server end it half way.
+    helper
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    helper.process_group(0);
+    if let Err(error) = helper.spawn() {
+        tracing::debug!(%error, "segments are not fetched ahead");
+    }
+}
+
+fn fetch_ahead(
+    config: Option<&Path>,
+    workload: Option<&str>,
+    ahead: &Ahead,
+) -> Result<(), Failure> {
+    let config = dr_config::Config::find(config)?;
+    let workload = workload.map(str::parse).transpose()?;
+    Ok(dr_backup::wal::fetch_ahead(
         &config,
         workload.as_ref(),
-        name,
-        path,
+        ahead,
     )?)
 }
 

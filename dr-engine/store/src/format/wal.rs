@@ -65,9 +65,14 @@ pub(crate) fn encode(
     }
     let header = Header::new(Kind::Wal, keys);
     let seal = keys.object_seal(Kind::Wal as u8, &header.salt)?;
+    // The archiver waits for both.
+    let (mac, mut body) = std::thread::scope(|scope| {
+        let mac = scope.spawn(|| keys.wal_mac(object, content));
+        let body = compress::pack(content, LEVEL);
+        (mac.join(), body)
+    });
     let mut out = header.encode();
-    out.extend_from_slice(&keys.wal_mac(object, content));
-    let mut body = compress::pack(content, LEVEL);
+    out.extend_from_slice(&mac.map_err(|_| CryptoFailed)?);
     seal.seal(&context(repository, &header, object, 1, &out), &mut body)?;
     let mut head = Vec::with_capacity(24 + TAG_BYTES);
     head.extend_from_slice(&pushed_at.timestamp_micros().to_le_bytes());

@@ -154,11 +154,13 @@ impl Inner {
 
     /// Lists a restore point whose object is stored. `may_go_on` is asked each time between reading the
     /// newest entry and adding the next: whoever ends a session adds an entry behind that, so a writer
-    /// that was suspended at any instant finds the number taken, and is asked again.
+    /// that was suspended at any instant finds the number taken, and is asked again. `head` is the newest
+    /// entry as it was read since the object was made.
     pub(crate) fn chain_listed(
         &self,
         point: &RestorePoint,
         object: &[u8],
+        head: Option<ChainHead>,
         at: DateTime<Utc>,
         options: &PutOptions,
         may_go_on: &dyn Fn() -> Result<(), StoreError>,
@@ -167,7 +169,7 @@ impl Inner {
             point: point.clone(),
             object_sha256: hex::encode(sha256(object)),
         };
-        self.chain_append(&point.workload, at, options, &|_, points| {
+        self.chain_append_to(head, &point.workload, at, options, &|_, points| {
             // An answer that was lost on its way: the entry that took the number was our own.
             if points.contains(&chained) {
                 return Ok(None);
@@ -235,9 +237,21 @@ impl Inner {
         options: &PutOptions,
         change: Change<'_>,
     ) -> Result<Vec<ChainedPoint>, StoreError> {
+        let head = self.chain_head(workload)?;
+        self.chain_append_to(head, workload, at, options, change)
+    }
+
+    /// [`Self::chain_append`], given what was the newest entry a moment ago.
+    fn chain_append_to(
+        &self,
+        mut head: Option<ChainHead>,
+        workload: &WorkloadName,
+        at: DateTime<Utc>,
+        options: &PutOptions,
+        change: Change<'_>,
+    ) -> Result<Vec<ChainedPoint>, StoreError> {
         let prefix = chain_prefix(workload);
         for _ in 0..RACES_MAX {
-            let head = self.chain_head(workload)?;
             let mut points = head
                 .as_ref()
                 .map(|head| head.entry.points.clone())
@@ -264,6 +278,7 @@ impl Inner {
             if self.put_new_with(&object, data, options)? == PutOutcome::Stored {
                 return Ok(entry.points);
             }
+            head = self.chain_head(workload)?;
         }
         Err(StoreError::Damaged {
             object: prefix,

@@ -6,8 +6,8 @@
 //!
 //! Write order: session; what is condemned and what is stored; packs, with an index for every 256 MiB or
 //! 131,072 chunks of them; the last index; a look whether everything the point needs is there and nothing of it condemned;
-//! the restore point's object; the newest entry of the list of restore points; the same look, but for the
-//! packs being there; the next entry, unless another took its place: then again from the newest entry on.
+//! the restore point's object, and reading the newest entry of the list of restore points; the same look, but
+//! for the packs being there; the next entry, unless another took its place: then again from the newest entry on.
 //! Only then is it listed. A crash leaves a session, packs and indexes that the next backup makes use of, or a restore point's object
 //! that is in no list.
 //!
@@ -33,7 +33,7 @@ use dr_model::{ByteCount, RestorePoint, RestorePointId, WorkloadName};
 
 use super::index::PackFile;
 use super::keys::Domain;
-use super::points::point_name;
+use super::points::{StoredPoint, point_name};
 use super::{Inner, Repository, encode_failed, fetch};
 use crate::backend::PutOutcome;
 use crate::chunk::{self, CutError, Cutting};
@@ -96,6 +96,8 @@ pub struct BackupWriter {
     workload: WorkloadName,
     session: String,
     pipeline: Pipeline,
+    /// The restore point that was the newest when this backup began, until it is wanted.
+    newest: Mutex<Option<Result<Option<StoredPoint>, StoreError>>>,
     previous: OnceLock<Option<Previous>>,
     loading: Mutex<()>,
     session_stays: AtomicBool,
@@ -114,18 +116,22 @@ impl Repository {
     ) -> Result<BackupWriter, StoreError> {
         let repo = self.inner();
         repo.is_first()?;
-        let (keys, swept) = fetch::both(
+        let begun = || repo.begin_session(workload, Utc::now(), Purpose::Backup);
+        let (keys, (session, swept)) = fetch::both(
             || repo.data_keys_or_new(workload, &Domain::Workload),
-            || repo.backend.sweep(LEFTOVER_AGE),
+            || fetch::both(begun, || repo.backend.sweep(LEFTOVER_AGE)),
         );
-        let keys = keys?;
+        let session = session?;
+        let keys = keys.inspect_err(|_| {
+            // Should that fail too, prune finds it dead.
+            let _ = repo.backend.delete(&session);
+        })?;
         match swept {
             Ok(0) => {}
             Ok(files) => tracing::info!(files, "removed temporary files of crashed writers"),
             // What is left over does no harm; what really fails fails below, by name.
             Err(error) => tracing::debug!(%error, "temporary files were not looked for"),
         }
-        let session = repo.begin_session(workload, Utc::now(), Purpose::Backup)?;
         kill_point("store.after-session");
         let lock = options
             .lock
@@ -139,7 +145,10 @@ impl Repository {
             let known = repo.load_index(workload)?;
             Ok::<_, StoreError>((known, packs_there(repo, workload)?))
         };
-        let (unfit, stored) = fetch::both(unfit, stored);
+        let (newest, (unfit, stored)) = fetch::both(
+            || self.newest_point(workload),
+            || fetch::both(unfit, stored),
+        );
         let (condemned, damaged) = (unfit.0?, unfit.1?);
         let (known, there) = stored?;
         let known = Arc::new(known);
@@ -170,6 +179,7 @@ impl Repository {
             workload: workload.clone(),
             session,
             pipeline: Pipeline::start(packs, options.workers.max(1), uploads.max(1))?,
+            newest: Mutex::new(Some(newest)),
             previous: OnceLock::new(),
             loading: Mutex::new(()),
             session_stays: AtomicBool::new(false),
@@ -282,7 +292,13 @@ impl BackupWriter {
     pub fn build_on(&self, id: &RestorePointId) -> Result<Option<&[TreeEntry]>, StoreError> {
         let _one_at_a_time = self.loading.lock().unwrap_or_else(PoisonError::into_inner);
         if self.previous.get().is_none() {
-            let loaded = Previous::of_point(&self.repository, id)?;
+            let stored = match self.take_newest() {
+                Ok(Some(newest)) if newest.point.id == *id => Some(newest),
+                _ => self.repository.point(id)?,
+            };
+            let loaded = stored
+                .map(|stored| Previous::load(&self.repository, &stored))
+                .transpose()?;
             self.previous.get_or_init(|| loaded);
         }
         let previous = self.previous.get().and_then(Option::as_ref);
@@ -323,6 +339,15 @@ impl BackupWriter {
         Ok(true)
     }
 
+    /// The newest restore point, asked for again if it was wanted before.
+    fn take_newest(&self) -> Result<Option<StoredPoint>, StoreError> {
+        let mut newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
+        match newest.take() {
+            Some(newest) => newest,
+            None => self.repository.newest_point(&self.workload),
+        }
+    }
+
     fn previous(&self) -> Result<Option<&Previous>, StoreError> {
         if let Some(previous) = self.previous.get() {
             return Ok(previous.as_ref());
@@ -331,7 +356,10 @@ impl BackupWriter {
         if let Some(previous) = self.previous.get() {
             return Ok(previous.as_ref());
         }
-        let loaded = Previous::load(&self.repository, &self.workload)?;
+        let newest = self.take_newest()?;
+        let loaded = newest
+            .map(|newest| Previous::load(&self.repository, &newest))
+            .transpose()?;
         Ok(self.previous.get_or_init(|| loaded).as_ref())
     }
 
@@ -496,14 +524,16 @@ impl BackupWriter {
     fn store_packs(&mut self) -> Result<HashSet<PackId>, StoreError> {
         let mut again = HashSet::new();
         for _ in 0..CONDEMNED_ROUNDS_MAX {
-            let shared = Arc::clone(&self.pipeline.shared);
-            let condemned = shared.packs.repo().condemned(&self.workload)?;
+            let packs = &self.pipeline.shared.packs;
             let uploads = self
                 .pipeline
                 .uploads
                 .as_ref()
                 .ok_or(StoreError::WriterFailed)?;
-            if !shared.packs.store_again(&condemned, &mut again, uploads)? {
+            // On their way while the place is asked.
+            packs.send_open(uploads)?;
+            let condemned = packs.repo().condemned(&self.workload)?;
+            if !packs.store_again(&condemned, &mut again, uploads)? {
                 break;
             }
         }
@@ -605,7 +635,11 @@ impl BackupWriter {
         // A failure may hide that the object is stored (its answer was lost). In no list nothing reads it,
         // and the session beside it tells that it was never listed, until prune removes both.
         self.session_stays.store(true, Ordering::Relaxed);
-        if repo.put_new_with(&name, data.clone(), &options)? == PutOutcome::Exists {
+        let (head, stored) = fetch::both(
+            || repo.chain_head(&self.workload),
+            || repo.put_new_with(&name, data.clone(), &options),
+        );
+        if stored? == PutOutcome::Exists {
             return Err(repo.name_taken(&name));
         }
         kill_point("store.after-point");
@@ -616,7 +650,7 @@ impl BackupWriter {
             refused.set(ours.is_err());
             ours
         };
-        let listed = repo.chain_listed(point, &data, point.finished, &options, &may_go_on);
+        let listed = repo.chain_listed(point, &data, head?, point.finished, &options, &may_go_on);
         if refused.get() {
             self.take_back(&name);
         }

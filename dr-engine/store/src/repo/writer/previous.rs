@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
-use dr_model::{RestorePointId, WorkloadName};
+use dr_model::RestorePointId;
 
 use super::packs::Packs;
 use crate::StoreError;
@@ -32,27 +32,7 @@ pub(super) struct Previous {
 }
 
 impl Previous {
-    pub(super) fn load(
-        repository: &Repository,
-        workload: &WorkloadName,
-    ) -> Result<Option<Self>, StoreError> {
-        let stored = repository.newest_point(workload)?;
-        stored
-            .map(|stored| Self::of_stored(repository, &stored))
-            .transpose()
-    }
-
-    pub(super) fn of_point(
-        repository: &Repository,
-        id: &RestorePointId,
-    ) -> Result<Option<Self>, StoreError> {
-        let stored = repository.point(id)?;
-        stored
-            .map(|stored| Self::of_stored(repository, &stored))
-            .transpose()
-    }
-
-    fn of_stored(repository: &Repository, stored: &StoredPoint) -> Result<Self, StoreError> {
+    pub(super) fn load(repository: &Repository, stored: &StoredPoint) -> Result<Self, StoreError> {
         let reader = repository.reader(stored)?;
         Ok(Self {
             id: stored.point.id.clone(),
