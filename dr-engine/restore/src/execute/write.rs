@@ -11,7 +11,7 @@ use std::sync::{Mutex, PoisonError};
 use dr_model::{Progress, WorkloadName};
 use dr_sources::files::EarlyWrites;
 use dr_sources::instance::{RunAs, give};
-use dr_sources::postgres::parts::{self, PartApplier, PartedFile, PartsIndex};
+use dr_sources::postgres::parts::{self, FileSum, PartApplier, PartedFile, PartsIndex};
 use dr_sources::postgres::put_back::{ManifestFile, Place, place};
 use dr_store::{EntryKind, PointReader, Repository, StoredPoint, TreeEntry};
 use tokio_util::sync::CancellationToken;
@@ -25,7 +25,7 @@ use crate::threads;
 
 /// Between the repository's chunks and the file.
 const WRITE_BUFFER_BYTES: usize = 256 << 10;
-/// What is read at once of a file that was put together.
+/// What is read at once of a file that was put together, and cut on the way.
 const READ_BUFFER_BYTES: usize = 1 << 20;
 
 /// Where a cluster's files go.
@@ -100,7 +100,7 @@ impl Writer<'_> {
             self.file(path, entry)?;
             // At once, so that the largest file is not alone at the end, twice.
             if let Some(parted) = parted.get(&entry.meta.path) {
-                let file = self.put_together(path, parted)?;
+                let file = self.put_together(path, entry, parted)?;
                 let mut made = made.lock().unwrap_or_else(PoisonError::into_inner);
                 made.extend(file.map(|file| (file.path.clone(), file)));
             }
@@ -190,6 +190,7 @@ impl Writer<'_> {
     fn put_together(
         &self,
         path: &Path,
+        first: &TreeEntry,
         of: &Parted<'_>,
     ) -> Result<Option<ManifestFile>, RestoreError> {
         let file = OpenOptions::new()
@@ -197,8 +198,12 @@ impl Writer<'_> {
             .write(true)
             .open(path)
             .map_err(file_error("open", path))?;
+        let mut sum = FileSum {
+            bytes: first.size,
+            crc32c: first.crc32c,
+        };
         for part in &of.parts {
-            let mut applier = PartApplier::new(&file);
+            let mut applier = PartApplier::new(&file, sum);
             let mut out = Telling {
                 out: &mut applier,
                 progress: self.progress,
@@ -207,10 +212,13 @@ impl Writer<'_> {
                 format!("restore `{}` of {}", part.meta.path, self.point.point.id),
                 self.repository,
             ))?;
-            applier.finish().map_err(file_error("write", path))?;
+            sum = applier.finish().map_err(file_error("write", path))?;
         }
-        // As it is now: what was captured of it came at several times.
-        let (bytes, crc32c) = sum(&file).map_err(file_error("read back", path))?;
+        let bytes = sum.bytes;
+        let crc32c = match sum.crc32c {
+            Some(crc32c) => crc32c,
+            None => read_sum(&file).map_err(file_error("read back", path))?,
+        };
         if bytes != of.bytes {
             return Err(RestoreError::BadPoint {
                 point: self.point.point.id.clone(),
@@ -348,20 +356,19 @@ fn note(written: &mut Written, (_, manifest_path, entry): &(PathBuf, Option<Stri
     }
 }
 
-/// How long a file is, and its CRC-32C.
-fn sum(file: &fs::File) -> io::Result<(u64, u32)> {
+/// A file's CRC-32C.
+fn read_sum(file: &fs::File) -> io::Result<u32> {
     let mut file = file;
     io::Seek::seek(&mut file, io::SeekFrom::Start(0))?;
     let mut buffer = vec![0; READ_BUFFER_BYTES];
-    let (mut bytes, mut crc32c) = (0, 0);
+    let mut crc32c = 0;
     loop {
         let read = match file.read(&mut buffer) {
-            Ok(0) => return Ok((bytes, crc32c)),
+            Ok(0) => return Ok(crc32c),
             Ok(read) => read,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(error) => return Err(error),
         };
-        bytes += read as u64;
         crc32c = crc32c::crc32c_append(crc32c, buffer.get(..read).unwrap_or_default());
     }
 }

@@ -9,12 +9,16 @@
 //! A part, integers little-endian: `dr-pages`; version 1 (4 bytes); bytes of a page (4); bytes of the file
 //! (8); number of pages n (4); zero (4); n page numbers within the file, ascending (4 each); the pages.
 
+mod sum;
+
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 
 use serde::{Deserialize, Serialize};
+
+pub use sum::FileSum;
 
 /// The list of files in parts.
 pub const INDEX_PATH: &str = "parts/index";
@@ -110,6 +114,7 @@ pub(crate) fn header(page_bytes: u32, file_bytes: u64, pages: &[u32]) -> Vec<u8>
 #[derive(Debug)]
 pub struct PartApplier<'a> {
     file: &'a File,
+    sum: FileSum,
     /// The header, until it is whole; then what there is of a page.
     gathered: Vec<u8>,
     layout: Option<Layout>,
@@ -118,7 +123,6 @@ pub struct PartApplier<'a> {
 #[derive(Debug)]
 struct Layout {
     page_bytes: usize,
-    file_bytes: u64,
     /// Still to come, the next one last.
     pages: Vec<u32>,
 }
@@ -128,25 +132,24 @@ fn bad(what: &str) -> io::Error {
 }
 
 impl<'a> PartApplier<'a> {
-    /// Prepares to change `file`, which is open for writing.
+    /// Prepares to change `file`, which is open for reading and writing; `sum` is what it is now.
     #[must_use]
-    pub fn new(file: &'a File) -> Self {
+    pub fn new(file: &'a File, sum: FileSum) -> Self {
         Self {
             file,
+            sum,
             gathered: Vec::new(),
             layout: None,
         }
     }
 
-    /// To be called behind the last byte: whether the part was whole. Returns how long the file is now.
+    /// To be called behind the last byte: whether the part was whole. Returns what the file is now.
     ///
     /// # Errors
     /// When the part ended before it was complete.
-    pub fn finish(self) -> io::Result<u64> {
+    pub fn finish(self) -> io::Result<FileSum> {
         match self.layout {
-            Some(layout) if layout.pages.is_empty() && self.gathered.is_empty() => {
-                Ok(layout.file_bytes)
-            }
+            Some(layout) if layout.pages.is_empty() && self.gathered.is_empty() => Ok(self.sum),
             _ => Err(bad("a part of a relation's file is cut short")),
         }
     }
@@ -194,11 +197,11 @@ impl<'a> PartApplier<'a> {
             ));
         }
         pages.reverse();
+        self.sum.set_len(file_bytes);
         self.file.set_len(file_bytes)?;
         self.gathered.clear();
         self.layout = Some(Layout {
             page_bytes: usize::try_from(page_bytes).unwrap_or(usize::MAX),
-            file_bytes,
             pages,
         });
         Ok(())
@@ -223,6 +226,7 @@ impl Write for PartApplier<'_> {
                 break;
             }
             let offset = u64::from(page) * u64::try_from(wanted).unwrap_or(u64::MAX);
+            self.sum.replace(self.file, &self.gathered, offset)?;
             self.file.write_all_at(&self.gathered, offset)?;
             self.gathered.clear();
             if let Some(layout) = &mut self.layout {
@@ -250,8 +254,16 @@ mod tests {
         part
     }
 
-    fn apply(file: &File, part: &[u8], at_once: usize) -> io::Result<u64> {
-        let mut applier = PartApplier::new(file);
+    fn sum_of(file: &File) -> FileSum {
+        let bytes = file.metadata().unwrap().len();
+        let mut content = vec![0; usize::try_from(bytes).unwrap()];
+        file.read_exact_at(&mut content, 0).unwrap();
+        let crc32c = Some(crc32c::crc32c(&content));
+        FileSum { bytes, crc32c }
+    }
+
+    fn apply(file: &File, part: &[u8], at_once: usize) -> io::Result<FileSum> {
+        let mut applier = PartApplier::new(file, sum_of(file));
         for piece in part.chunks(at_once) {
             applier.write_all(piece)?;
         }
@@ -285,12 +297,13 @@ mod tests {
                 file.read_exact_at(&mut content, 0).unwrap();
                 content.chunks(1024).map(|page| page[0]).collect::<Vec<_>>()
             };
-            apply(&file, &part(6144, &[(1, 2), (5, 3)]), at_once).unwrap();
+            let sum = apply(&file, &part(6144, &[(1, 2), (5, 3)]), at_once).unwrap();
             assert_eq!(read(), [1, 2, 1, 1, 0, 3]);
+            assert_eq!(sum, sum_of(&file));
             apply(&file, &part(2048, &[]), at_once).unwrap();
             assert_eq!(read(), [1, 2]);
-            let length = apply(&file, &part(3072, &[(0, 9), (2, 8)]), at_once).unwrap();
-            assert_eq!((length, read()), (3072, vec![9, 2, 8]));
+            let sum = apply(&file, &part(3072, &[(0, 9), (2, 8)]), at_once).unwrap();
+            assert_eq!((sum, read()), (sum_of(&file), vec![9, 2, 8]));
         }
     }
 
