@@ -12,6 +12,7 @@
 mod harness;
 
 mod debian_cluster;
+mod delta;
 mod folders_and_streams;
 mod increments;
 mod keys;

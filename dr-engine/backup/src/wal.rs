@@ -47,16 +47,16 @@ pub const FETCH_TIMEOUT: Duration = Duration::from_secs(120);
 /// No WAL segment is larger (`--wal-segsize`, 1 MiB to 1 GiB).
 pub(crate) const WAL_FILE_BYTES_MAX: u64 = 1 << 30;
 
-/// The workload that is named, or the only PostgreSQL workload there is.
+/// The workload that is named, or the only PostgreSQL workload there is; `what` is said to need one.
 ///
 /// # Errors
 /// When it is no PostgreSQL workload, or there is none or more than one to choose from.
 pub fn one_workload(
     installation: &dr_installation::Installation,
     named: Option<&dr_model::WorkloadName>,
+    what: &'static str,
 ) -> Result<dr_model::WorkloadName, BackupError> {
-    identity::one_workload(installation, named, "what is to be received")
-        .map(|(name, _)| name.clone())
+    identity::one_workload(installation, named, what).map(|(name, _)| name.clone())
 }
 
 /// Runs `work` on a thread of its own and waits for at most `limit`. A hanging file system cannot be

@@ -194,6 +194,12 @@ pub(crate) enum WalCommand {
         /// The workload; may be left out when there is one PostgreSQL workload.
         workload: Option<String>,
     },
+    /// Moves what is left of a failed primary's WAL into the repository, before anything is restored over it. The
+    /// server must not run.
+    Rescue {
+        /// The workload; may be left out when there is one PostgreSQL workload.
+        workload: Option<String>,
+    },
     /// Shows what the stored WAL is good for: its timelines, and what is out of reach for gaps.
     Check {
         /// The workload; every PostgreSQL workload when left out.
@@ -222,6 +228,10 @@ pub(crate) struct RestoreArgs {
     /// The folder; empty or not there yet. Queues go back into their server instead.
     #[arg(long, value_name = "DIR")]
     pub(crate) into: Option<PathBuf>,
+    /// The folder holds an older or a damaged state of the same cluster, which is stopped: what is right in it
+    /// stays, only what differs is written, and the rest goes.
+    #[arg(long)]
+    pub(crate) delta: bool,
     /// The moment.
     #[arg(long, value_name = "TARGET", default_value = "latest")]
     pub(crate) to: dr_model::Target,

@@ -53,6 +53,7 @@ async fn dispatch(context: &Context, command: Command) -> Result<u8, Failure> {
             wal::check(context, workload, records).await
         }
         Command::Wal(WalCommand::Receive { workload }) => wal::receive(context, workload).await,
+        Command::Wal(WalCommand::Rescue { workload }) => wal::rescue(context, workload).await,
         // Answered before, without a runtime.
         Command::Wal(
             WalCommand::Push { .. } | WalCommand::Fetch { .. } | WalCommand::Ahead { .. },

@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use dr_backup::BackupError;
-use dr_model::{RestorePointId, WorkloadName};
+use dr_model::{RestorePointId, SystemId, WorkloadName};
 use dr_sources::SourceError;
 use dr_store::StoreError;
 
@@ -133,6 +133,27 @@ pub enum RestoreError {
         /// Its owner.
         owner: String,
     },
+    /// A server runs on the folder that is to be restored over.
+    #[error("a server runs on {}, as process {pid}", path.display())]
+    ServerRuns {
+        /// The data directory.
+        path: PathBuf,
+        /// Its first process.
+        pid: u32,
+    },
+    /// The folder that is to be restored over is another cluster's, or does not tell whose it is.
+    #[error("{} is not a state of the cluster {wanted} that was backed up: {}", path.display(), match found {
+        Some(found) => format!("it is the cluster {found}"),
+        None => "its control file cannot be read".to_owned(),
+    })]
+    NotThisCluster {
+        /// The folder.
+        path: PathBuf,
+        /// The system identifier that was found there.
+        found: Option<SystemId>,
+        /// That of the restore point.
+        wanted: SystemId,
+    },
     /// A stored thing that does not make sense.
     #[error("restore point {point} cannot be restored: {what}")]
     BadPoint {
@@ -207,9 +228,17 @@ impl RestoreError {
             Self::NoFolder(_) => Some("give --into FOLDER".to_owned()),
             Self::NotEmpty { .. } => Some(
                 "name a new or an empty folder; move what is there away, or remove it, if the \
-                 restore is to take its place"
+                 restore is to take its place; --delta if it is an older or damaged state of the \
+                 same cluster"
                     .to_owned(),
             ),
+            Self::ServerRuns { path, .. } => Some(format!(
+                "stop it first: pg_ctl stop -m fast -D {}",
+                path.display()
+            )),
+            Self::NotThisCluster { .. } => {
+                Some("leave out --delta and restore into an empty folder".to_owned())
+            }
             Self::NotOurs { owner, .. } => Some(format!("run it as that user: sudo -u {owner} dr …")),
             Self::RepositoryUnreachable { .. } => Some(
                 "make the repository reachable again, then start the server again: recovery goes on \

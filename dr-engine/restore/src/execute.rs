@@ -3,6 +3,7 @@
 mod cluster;
 mod command;
 mod folder;
+mod over;
 mod write;
 
 use std::path::PathBuf;
@@ -17,6 +18,7 @@ use crate::{PlannedSource, RestoreError, RestorePlan};
 
 pub(crate) use cluster::{Purpose, restore_cluster};
 pub(crate) use folder::{prepare_folder, server_user};
+pub use over::rescue_first;
 
 /// What was restored.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

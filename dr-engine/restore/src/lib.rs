@@ -24,7 +24,7 @@ mod threads;
 mod verify;
 
 pub use error::RestoreError;
-pub use execute::{RestoreOutcome, execute};
+pub use execute::{RestoreOutcome, execute, rescue_first};
 pub use files::{FilesOutcome, files};
 pub use nats::{NatsOutcome, nats};
 pub use plan::{PlannedSource, PostgresPlan, RecoveryEnd, RestorePlan, RestoreRequest, plan};

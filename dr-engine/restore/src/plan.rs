@@ -39,6 +39,8 @@ pub struct RestoreRequest {
     pub into: Option<PathBuf>,
     /// The moment.
     pub target: Target,
+    /// The folder may hold an older or damaged state of the same cluster, of which stays what is right.
+    pub delta: bool,
     /// Stop just before the target instead of just after it.
     pub exclusive: bool,
     /// The restored cluster takes the source's place: it goes on archiving.
@@ -61,6 +63,7 @@ impl RestoreRequest {
             workload,
             into,
             target,
+            delta: false,
             exclusive: false,
             as_primary: false,
             config_into: None,
@@ -78,6 +81,9 @@ pub struct RestorePlan {
     pub workload: WorkloadName,
     /// What was asked for.
     pub target: Target,
+    /// Over what is in the folder.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub delta: bool,
     /// Stop just before the target.
     pub exclusive: bool,
     /// The folder.

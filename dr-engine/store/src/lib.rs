@@ -54,8 +54,8 @@ pub use repo::{
     BackupWriter, COPY_WAL_TIMEOUT, ChainAnchor, CopyLag, CopyPlace, CopyRun, CopyState,
     DamageEvent, DamageRecord, DamagedObject, DamagedPoint, Domain, KeySlot, OpenCopy, PointReader,
     RepairOptions, RepairReport, Repaired, Repository, ShredOutcome, ShreddedFile, Shredding,
-    StoredPoint, SyncReport, TailEnd, TailPlace, TenantKey, WalInfo, WalPut, WalTail, WriteOptions,
-    tail_chain,
+    StoredPoint, SyncReport, TailEnd, TailPlace, TenantKey, Updated, WalInfo, WalPut, WalTail,
+    WriteOptions, tail_chain,
 };
 
 /// Whether this build carries test hooks (kill points, the journal of file operations). Never in a

@@ -37,7 +37,7 @@ pub use copies::{COPY_WAL_TIMEOUT, CopyPlace, CopyState, OpenCopy};
 pub use damage::{DamageEvent, DamageRecord, DamagedObject, DamagedPoint};
 pub use keys::{Domain, KeySlot, ShredOutcome, ShreddedFile, Shredding, TenantKey};
 pub use points::StoredPoint;
-pub use reader::PointReader;
+pub use reader::{PointReader, Updated};
 pub use repair::{RepairOptions, RepairReport, Repaired};
 pub use sync::{CopyLag, SyncReport};
 pub use tail::{TailEnd, TailPlace, WalTail, tail_chain};

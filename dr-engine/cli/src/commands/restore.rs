@@ -23,6 +23,11 @@ pub(crate) async fn run(context: &Context, arguments: RestoreArgs) -> Result<u8,
         .source
         .kind();
     let request = request(&arguments, workload.clone(), kind)?;
+    if !arguments.preview
+        && let Some(rescued) = dr_restore::rescue_first(&installation, &request).await?
+    {
+        tell_rescued(&rescued);
+    }
     let plan = dr_restore::plan(&installation, &request).await?;
     if arguments.preview {
         return show_plan(context, &plan);
@@ -113,12 +118,14 @@ fn request(
         }
         _ => {}
     }
-    let for_databases =
-        arguments.start || arguments.as_primary || !arguments.tablespaces.is_empty();
+    let for_databases = arguments.start
+        || arguments.as_primary
+        || arguments.delta
+        || !arguments.tablespaces.is_empty();
     if kind != WorkloadKind::Postgres && for_databases {
         return Err(usage(
             format!("`{workload}` is no database: there is nothing to start"),
-            "leave out --start, --as-primary and --tablespace",
+            "leave out --start, --as-primary, --delta and --tablespace",
         ));
     }
     let mut was: Vec<_> = arguments.tablespaces.iter().map(|(was, _)| was).collect();
@@ -130,6 +137,7 @@ fn request(
         ));
     }
     Ok(RestoreRequest {
+        delta: arguments.delta,
         exclusive: arguments.exclusive,
         as_primary: arguments.as_primary,
         config_into: arguments.config_into.as_deref().map(absolute).transpose()?,
@@ -141,6 +149,15 @@ fn request(
             arguments.to.clone(),
         )
     })
+}
+
+/// What the failed cluster had written and not archived.
+fn tell_rescued(rescued: &dr_backup::wal::Rescued) {
+    let text = super::wal::rescued_text(rescued);
+    output::talk(&format!("before anything is changed: {text}"));
+    for left_out in &rescued.left_out {
+        output::talk(&format!("  {left_out}"));
+    }
 }
 
 fn show_plan(context: &Context, plan: &RestorePlan) -> Result<u8, Failure> {
@@ -156,6 +173,12 @@ fn show_plan(context: &Context, plan: &RestorePlan) -> Result<u8, Failure> {
         output::time(plan.point.moment),
         plan.point.bytes_source
     ));
+    if let (true, Some(into)) = (plan.delta, &plan.into) {
+        output::data(&format!(
+            "over what is in {}: only what differs is written, and what the restore point does not have is removed",
+            into.display()
+        ));
+    }
     for (was, now) in &plan.tablespaces {
         let (was, now) = (was.display(), now.display());
         output::data(&format!("tablespace {was} into {now}"));

@@ -1,5 +1,5 @@
-//! `dr wal push` and `dr wal fetch`, called by PostgreSQL for every segment; `dr wal receive` and
-//! `dr wal check`, called by people.
+//! `dr wal push` and `dr wal fetch`, called by PostgreSQL for every segment; `dr wal receive`,
+//! `dr wal rescue` and `dr wal check`, called by people.
 //!
 //! The exit codes of push and fetch are PostgreSQL's business (25.3.1 and 25.3.3 of its documentation), not the
 //! program's general ones. Push: 0 only when the file is durable, else 1, because a code above 125 would
@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dr_backup::wal::{
-    Ahead, Fetched, Recovery, Spool, Standing, Standings, WalCheck, WalGap, WalStretch,
+    Ahead, Fetched, Recovery, Rescued, Spool, Standing, Standings, WalCheck, WalGap, WalStretch,
 };
 use dr_model::{Progress, WorkloadName};
 
@@ -87,8 +87,10 @@ pub(crate) fn run(command: &WalCommand, config: Option<&Path>, json: bool) -> Ex
                 }
             }
         }
-        // Need a runtime: see `check` and `receive`.
-        WalCommand::Check { .. } | WalCommand::Receive { .. } => ExitCode::FAILURE,
+        // Need a runtime: see `check`, `receive` and `rescue`.
+        WalCommand::Check { .. } | WalCommand::Receive { .. } | WalCommand::Rescue { .. } => {
+            ExitCode::FAILURE
+        }
     }
 }
 
@@ -211,11 +213,47 @@ pub(crate) async fn check(
     Ok(if is_clean { 0 } else { FAILED })
 }
 
+pub(crate) async fn rescue(context: &Context, workload: Option<String>) -> Result<u8, Failure> {
+    let installation = context.installation()?;
+    let named = workload.map(|name| crate::context::workload(&installation, &name));
+    let workload = dr_backup::wal::one_workload(
+        &installation,
+        named.transpose()?.as_ref(),
+        "what is to be rescued",
+    )?;
+    let rescued =
+        tokio::task::spawn_blocking(move || dr_backup::wal::rescue(&installation, &workload))
+            .await
+            .map_err(|_| Failure::plain(FAILED, "the rescue of WAL broke off", None))??;
+    if context.json {
+        output::json(&rescued)?;
+        return Ok(0);
+    }
+    output::data(&rescued_text(&rescued));
+    for left_out in &rescued.left_out {
+        output::data(&format!("  {left_out}"));
+    }
+    Ok(0)
+}
+
+/// What a rescue did, in a line.
+pub(crate) fn rescued_text(rescued: &Rescued) -> String {
+    format!(
+        "{} WAL files rescued, {} were in the repository already",
+        rescued.stored.len(),
+        rescued.already_there.len()
+    )
+}
+
 /// Receives until it is stopped, and says what happens: when it fails, and every now and then how far it is.
 pub(crate) async fn receive(context: &Context, workload: Option<String>) -> Result<u8, Failure> {
     let installation = context.installation()?;
     let named = workload.map(|name| crate::context::workload(&installation, &name));
-    let workload = dr_backup::wal::one_workload(&installation, named.transpose()?.as_ref())?;
+    let workload = dr_backup::wal::one_workload(
+        &installation,
+        named.transpose()?.as_ref(),
+        "what is to be received",
+    )?;
     let standings = Standings::default();
     let receiving =
         dr_backup::wal::receive_for_ever(&installation, &workload, &standings, &context.cancel);

@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::command::{archive_command, binary, restore_command};
 use super::folder::{prepare_folder, server_user, sync_folder};
+use super::over;
 use super::write::{Writer, Written};
 use crate::error::{blocking, file_error, source_error, store_error};
 use crate::recovery::allow_end_of_archive;
@@ -151,15 +152,30 @@ impl Job {
         ))?;
         let owner = server_user(into)?;
         self.know_tablespaces(into, &details)?;
-        let folder = prepare_folder(into, owner.as_ref())?;
+        let is_over = self.plan.delta && over::is_there(into);
+        let own_tablespaces = match is_over {
+            true => self.tablespaces_there(into, &details)?,
+            false => BTreeMap::new(),
+        };
+        let folder = match (is_over, self.plan.point.postgres()) {
+            (true, Some(position)) => over::prepare(into, position.system_id)?,
+            _ => prepare_folder(into, owner.as_ref())?,
+        };
         let mut notes = self.plan.notes.clone();
-        let tablespaces = self.place_tablespaces(&folder, &details, owner.as_ref(), &mut notes)?;
+        let tablespaces = self.place_tablespaces(
+            &folder,
+            &details,
+            &own_tablespaces,
+            owner.as_ref(),
+            &mut notes,
+        )?;
         let durability = Durability::of(self.purpose, &folder, &tablespaces)?;
         let place = Destination {
             folder: &folder,
             tablespaces: &tablespaces,
             owner: owner.as_ref(),
             durability: &durability,
+            is_over,
         };
         let mut written = self.write_files(&stored, &reader, &entries, &place)?;
         link_tablespaces(&folder, &tablespaces, owner.as_ref())?;
@@ -174,6 +190,14 @@ impl Job {
         self.write_manifest(&folder, &written)?;
         self.settle(&place, &durability)?;
         put_back::finish(&folder).map_err(source_error("put the control file in place"))?;
+        over::finish(&folder)?;
+        if is_over {
+            notes.push(format!(
+                "of what was there, {} were right; {} were written",
+                ByteCount(written.bytes.saturating_sub(written.differing)),
+                ByteCount(written.differing)
+            ));
+        }
         notes.extend(libraries_missing(&details));
         Ok(RestoreOutcome {
             folder: Some(folder),
@@ -224,9 +248,8 @@ impl Job {
             });
         }
         let into = std::path::absolute(into).map_err(file_error("resolve", into))?;
-        let mut beside = into.as_os_str().to_owned();
-        beside.push(".tablespaces");
-        let mut taken = vec![into, PathBuf::from(beside)];
+        let beside = beside(&into);
+        let mut taken = vec![into, beside];
         for place in asked.values() {
             let mixes = |other: &&PathBuf| place.starts_with(other) || other.starts_with(place);
             if let Some(other) = taken.iter().find(mixes) {
@@ -240,13 +263,39 @@ impl Job {
         Ok(())
     }
 
-    /// A tablespace goes to where it is asked to. Else it goes back to where it was only when the cluster
+    /// The tablespaces of the cluster that is restored over, by their links: only of one in the place where it
+    /// always was. A copy of a data directory has links to the tablespaces of its original, which may run.
+    fn tablespaces_there(
+        &self,
+        into: &Path,
+        details: &PostgresDetails,
+    ) -> Result<BTreeMap<u32, PathBuf>, RestoreError> {
+        let beside = beside(&std::path::absolute(into).map_err(file_error("resolve", into))?);
+        let is_own = over::same_place(into, &details.capture.data_directory);
+        let mut there = BTreeMap::new();
+        for tablespace in &details.capture.tablespaces {
+            let link = into.join("pg_tblspc").join(tablespace.oid.to_string());
+            let Ok(place) = fs::read_link(&link) else {
+                continue;
+            };
+            if place.is_dir()
+                && (place.starts_with(&beside) || is_own && place == tablespace.location)
+            {
+                there.insert(tablespace.oid, place);
+            }
+        }
+        Ok(there)
+    }
+
+    /// A tablespace goes to where it is asked to, or stays where the cluster that is restored over has it.
+    /// Else it goes back to where it was only when the cluster
     /// takes its source's place and nothing is there; else beside the folder, because the source's own may
     /// be in use.
     fn place_tablespaces(
         &self,
         folder: &Path,
         details: &PostgresDetails,
+        there: &BTreeMap<u32, PathBuf>,
         owner: Option<&RunAs>,
         notes: &mut Vec<String>,
     ) -> Result<BTreeMap<u32, PathBuf>, RestoreError> {
@@ -259,12 +308,13 @@ impl Job {
             );
             let place = if let Some(asked) = self.plan.tablespaces.get(was) {
                 asked.clone()
+            } else if let Some(place) = there.get(&tablespace.oid) {
+                places.insert(tablespace.oid, place.clone());
+                continue;
             } else if self.purpose == Purpose::Primary && free {
                 was.clone()
             } else {
-                let mut beside = folder.as_os_str().to_owned();
-                beside.push(".tablespaces");
-                let beside = PathBuf::from(beside).join(tablespace.oid.to_string());
+                let beside = beside(folder).join(tablespace.oid.to_string());
                 notes.push(format!(
                     "tablespace {} of {} is at {}",
                     tablespace.oid,
@@ -299,6 +349,7 @@ impl Job {
             captured_config: &config,
             owner,
             durability: place.durability,
+            is_over: place.is_over,
             progress: self.progress.as_ref(),
             cancel: &self.cancel,
         };
@@ -475,6 +526,15 @@ struct Destination<'a> {
     tablespaces: &'a BTreeMap<u32, PathBuf>,
     owner: Option<&'a RunAs>,
     durability: &'a Durability,
+    /// Something is there, of which stays what is right.
+    is_over: bool,
+}
+
+/// Where tablespaces go that cannot be where they were.
+fn beside(folder: &Path) -> PathBuf {
+    let mut beside = folder.as_os_str().to_owned();
+    beside.push(".tablespaces");
+    PathBuf::from(beside)
 }
 
 /// Gives a generated file, or a generated folder with what is in it, to the owner. Restored folders have

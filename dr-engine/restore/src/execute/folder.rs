@@ -55,7 +55,7 @@ fn create(path: &Path, owner: Option<&RunAs>) -> Result<(), RestoreError> {
     sync_folder(path.parent().unwrap_or(Path::new("/")))
 }
 
-fn refuse_foreign(path: &Path) -> Result<(), RestoreError> {
+pub(super) fn refuse_foreign(path: &Path) -> Result<(), RestoreError> {
     let owner = fs::metadata(path)
         .map_err(file_error("examine", path))?
         .uid();

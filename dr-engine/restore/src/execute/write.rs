@@ -4,8 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, OpenOptions};
 use std::io::{self, BufWriter, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, symlink};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use dr_model::{Progress, WorkloadName};
@@ -18,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::cluster::Durability;
 use super::folder::sync_folder;
+use super::over::Wanted;
 use crate::RestoreError;
 use crate::error::{file_error, source_error, store_error};
 use crate::telling::Telling;
@@ -41,6 +43,8 @@ pub(super) struct Writer<'a> {
     pub(super) captured_config: &'a Path,
     pub(super) owner: Option<&'a RunAs>,
     pub(super) durability: &'a Durability,
+    /// Files may be there, of which stays what is right.
+    pub(super) is_over: bool,
     pub(super) progress: &'a dyn Progress,
     pub(super) cancel: &'a CancellationToken,
 }
@@ -50,6 +54,8 @@ pub(super) struct Writer<'a> {
 pub(super) struct Written {
     pub(super) files: u64,
     pub(super) bytes: u64,
+    /// Of these, what was not there yet.
+    pub(super) differing: u64,
     /// For the manifest.
     pub(super) manifest: Vec<ManifestFile>,
 }
@@ -67,6 +73,9 @@ struct Parted<'e> {
 impl Writer<'_> {
     /// Writes folders, then files, then links. The control file gets its pending name.
     pub(super) fn write_all(&self, entries: &[TreeEntry]) -> Result<Written, RestoreError> {
+        if self.is_over {
+            self.clear(entries)?;
+        }
         let mut files = Vec::new();
         let mut links = Vec::new();
         let mut folders = BTreeSet::new();
@@ -96,8 +105,9 @@ impl Writer<'_> {
         }
         let parted = self.parted(entries, later)?;
         let made = Mutex::new(BTreeMap::new());
+        let differing = AtomicU64::new(0);
         threads::each(&files, self.reader.is_far(), |(path, _, entry)| {
-            self.file(path, entry)?;
+            differing.fetch_add(self.file(path, entry)?, Ordering::Relaxed);
             // At once, so that the largest file is not alone at the end, twice.
             if let Some(parted) = parted.get(&entry.meta.path) {
                 let file = self.put_together(path, entry, parted)?;
@@ -106,7 +116,10 @@ impl Writer<'_> {
             }
             Ok::<(), RestoreError>(())
         })?;
-        let mut written = Written::default();
+        let mut written = Written {
+            differing: differing.into_inner(),
+            ..Written::default()
+        };
         files.iter().for_each(|file| note(&mut written, file));
         let mut made = made.into_inner().unwrap_or_else(PoisonError::into_inner);
         for file in &mut written.manifest {
@@ -274,6 +287,28 @@ impl Writer<'_> {
         })
     }
 
+    /// Removes what the restore point does not have. Of a tablespace's folder, others may use the rest.
+    fn clear(&self, entries: &[TreeEntry]) -> Result<(), RestoreError> {
+        self.progress
+            .phase("clearing what is not in the restore point", None);
+        let mut wanted = Wanted::default();
+        for entry in entries {
+            if let Some((path, _)) = self.destination(&entry.meta.path)? {
+                wanted.add(&path, entry.kind == EntryKind::Folder);
+            }
+        }
+        wanted.clear(self.data_directory)?;
+        for place in self.tablespaces.values() {
+            let of_versions = wanted.folders.iter();
+            for folder in of_versions.filter(|folder| folder.parent() == Some(place)) {
+                if folder.is_dir() {
+                    wanted.clear(folder)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn folder(&self, path: &Path, mode: u32) -> Result<(), RestoreError> {
         self.parents(path)?;
         fs::set_permissions(path, fs::Permissions::from_mode(mode & 0o7777))
@@ -303,9 +338,19 @@ impl Writer<'_> {
         give(path, self.owner).map_err(source_error("write the restored files"))
     }
 
-    fn file(&self, path: &Path, entry: &TreeEntry) -> Result<(), RestoreError> {
+    /// Writes a file; how many bytes of it were not there.
+    fn file(&self, path: &Path, entry: &TreeEntry) -> Result<u64, RestoreError> {
         if self.cancel.is_cancelled() {
             return Err(RestoreError::Cancelled(self.workload.clone()));
+        }
+        if self.is_over
+            && let Ok(found) = fs::symlink_metadata(path)
+        {
+            // Another name of the same file may be somebody's snapshot.
+            if found.is_file() && found.nlink() == 1 {
+                return self.update(path, entry);
+            }
+            fs::remove_file(path).map_err(file_error("remove", path))?;
         }
         let mut file = OpenOptions::new()
             .write(true)
@@ -332,6 +377,35 @@ impl Writer<'_> {
         ))?;
         buffered.flush().map_err(file_error("write", path))?;
         drop(buffered);
+        self.complete(&file, path, entry)?;
+        Ok(entry.size)
+    }
+
+    /// Makes a file that is there into what it should be; how many bytes of it were not.
+    fn update(&self, path: &Path, entry: &TreeEntry) -> Result<u64, RestoreError> {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(path)
+            .map_err(file_error("open", path))?;
+        let updated = self
+            .reader
+            .update_file(entry, &file, &mut |bytes| self.progress.advance(bytes))
+            .map_err(store_error(
+                format!("restore `{}` of {}", entry.meta.path, self.point.point.id),
+                self.repository,
+            ))?;
+        self.complete(&file, path, entry)?;
+        Ok(updated.written)
+    }
+
+    /// What a file needs beside its content.
+    fn complete(
+        &self,
+        file: &fs::File,
+        path: &Path,
+        entry: &TreeEntry,
+    ) -> Result<(), RestoreError> {
         // The umask may have taken rights away.
         file.set_permissions(fs::Permissions::from_mode(entry.meta.mode & 0o7777))
             .map_err(file_error("set the rights of", path))?;

@@ -563,6 +563,7 @@ fn assemble(
     RestorePlan {
         workload: request.workload.clone(),
         target: request.target.clone(),
+        delta: request.delta,
         exclusive: request.exclusive,
         into: request.into.clone(),
         as_primary: request.as_primary,

@@ -9,6 +9,7 @@
 //! is looked for in other packs that hold it, and each object in every copy of the repository.
 
 mod cache;
+mod update;
 
 use std::io::Write;
 use std::ops::Range;
@@ -28,6 +29,7 @@ use crate::format::tree::{self, EntryKind, TreeEntry};
 use crate::format::{ChunkName, FormatError};
 use crate::{Backend, StoreError};
 use cache::{ChunkCache, Stretch, StretchCache};
+pub use update::Updated;
 
 /// Chunks that lie one after the other are fetched together, up to so many stored bytes.
 const FETCH_BYTES_MAX: u64 = 4 * 1024 * 1024;

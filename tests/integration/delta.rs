@@ -1,0 +1,203 @@
+//! A cluster restored over what is left of it.
+
+use std::fs;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use crate::harness::{Cluster, ERP, Options, World};
+
+/// A cluster with a tablespace, of which something was committed that is in no backup and no archive; stopped
+/// by force.
+fn stopped(name: &'static str) -> World {
+    let world = World::protected(&Options::new(name, &ERP));
+    let place = world.path("aside");
+    fs::create_dir(&place).unwrap();
+    world.account.own(&place);
+    let place = place.display();
+    world
+        .cluster
+        .psql(&format!("create tablespace aside location '{place}'"));
+    world.cluster.psql(
+        "create table mark (n int primary key); insert into mark values (1); \
+         create table large as select g, repeat(md5(g::text), 20) as t from generate_series(1, 20000) g; \
+         create table far tablespace aside as select * from large limit 5000; checkpoint",
+    );
+    world.dr(&["backup", "run", "erp"]).ok();
+    world
+        .cluster
+        .psql("update large set t = 'changed' where g % 1000 = 7");
+    world.dr(&["backup", "run", "erp"]).ok();
+    world.cluster.psql("insert into mark values (2)");
+    world.cluster.switch_and_wait();
+    world.cluster.psql("insert into mark values (3)");
+    world.cluster.stop("immediate");
+    world
+}
+
+/// Where a relation's first file is.
+fn file_of(world: &World, name: &str) -> PathBuf {
+    let path = world
+        .cluster
+        .value(&format!("select pg_relation_filepath('{name}')"));
+    world.cluster.data.join(path)
+}
+
+fn flip(path: &Path, at: u64) {
+    let file = fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(path)
+        .unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at).unwrap();
+    file.write_all_at(&[byte[0] ^ 1], at).unwrap();
+}
+
+fn restore_over(world: &World, more: &[&str]) -> crate::harness::Output {
+    let into = world.cluster.data.display().to_string();
+    let words = ["restore", "erp", "--into", &into, "--delta", "--as-primary"];
+    world.program(&words).args(more).run()
+}
+
+#[test]
+fn a_damaged_cluster_is_made_whole_in_its_place_and_loses_nothing() {
+    let world = {
+        let world = stopped("delta");
+        world.cluster.start();
+        world
+    };
+    let (large, far, accounts) = (
+        file_of(&world, "large"),
+        file_of(&world, "far"),
+        file_of(&world, "pg_class"),
+    );
+    let sum = "select md5(string_agg(g || t, ',' order by g)) from large";
+    let expected = world.cluster.value(sum);
+    world.cluster.psql("insert into mark values (4)");
+    world.cluster.stop("immediate");
+    // What is committed last is only in the folder that is restored over.
+    flip(&large, 8192 * 3 + 100);
+    flip(&far, 4000);
+    fs::remove_file(&accounts).unwrap();
+    fs::write(world.cluster.data.join("base/stray"), "x").unwrap();
+    fs::write(world.cluster.data.join("standby.signal"), "").unwrap();
+    let kept = fs::metadata(&large).unwrap().ino();
+    let preview = restore_over(&world, &["--preview"]).ok();
+    preview.says(&["only what differs is written"]);
+    assert!(
+        world.cluster.data.join("base/stray").exists(),
+        "a preview changes nothing"
+    );
+
+    let output = restore_over(&world, &[]).ok();
+    output.says(&["before anything is changed", "were right"]);
+    assert_eq!(fs::metadata(&large).unwrap().ino(), kept, "the file stayed");
+    assert!(!world.cluster.data.join("base/stray").exists());
+    assert!(!world.cluster.data.join("dr-restore-unfinished").exists());
+    world.pg_verifybackup(&world.cluster.data);
+    world.cluster.start();
+    let restored = Cluster::running(&world.account, &world.cluster.data, &world.cluster.database);
+    assert_eq!(
+        restored.psql("select n from mark order by n"),
+        ["1", "2", "3", "4"]
+    );
+    assert_eq!(restored.value(sum), expected);
+    assert_eq!(restored.value("select count(*) from far"), "5000");
+    let place = "select pg_tablespace_location(oid) from pg_tablespace where spcname = 'aside'";
+    assert_eq!(
+        restored.value(place),
+        world.path("aside").display().to_string()
+    );
+    // The new timeline is archived and backed up like the old one.
+    restored.switch_and_wait();
+    world.dr(&["backup", "run", "erp"]).ok();
+    restored.stop("fast");
+}
+
+#[test]
+fn what_was_interrupted_does_not_start_and_is_gone_on_with() {
+    let world = stopped("interrupted");
+    let data = &world.cluster.data;
+    // Everything differs, and a part of it cannot be read.
+    for entry in fs::read_dir(data.join("base")).unwrap() {
+        fs::remove_dir_all(entry.unwrap().path()).unwrap();
+    }
+    let packs = world.path("repository/data/erp");
+    let away = world.path("packs.away");
+    fs::rename(&packs, &away).unwrap();
+    fs::create_dir(&packs).unwrap();
+    world.account.own(&packs);
+    // The listing is in a pack too: with it away, nothing is begun.
+    let output = restore_over(&world, &[]);
+    assert_eq!(output.code, Some(1), "{output}");
+    assert!(data.join("global/pg_control").exists(), "nothing was begun");
+    fs::remove_dir(&packs).unwrap();
+    fs::rename(&away, &packs).unwrap();
+    // The largest file's content is damaged, every other is whole.
+    let mut found: Vec<PathBuf> = Vec::new();
+    for folder in fs::read_dir(&packs).unwrap() {
+        let files = fs::read_dir(folder.unwrap().path()).unwrap();
+        found.extend(files.map(|file| file.unwrap().path()));
+    }
+    found.sort_by_key(|path| fs::metadata(path).unwrap().len());
+    let largest = found.pop().unwrap();
+    let whole = fs::read(&largest).unwrap();
+    let mut damaged = whole.clone();
+    for byte in damaged.iter_mut().skip(1000).step_by(5000).take(100) {
+        *byte ^= 1;
+    }
+    let rights = fs::metadata(&largest).unwrap().permissions();
+    fs::remove_file(&largest).unwrap();
+    fs::write(&largest, damaged).unwrap();
+    fs::set_permissions(&largest, rights).unwrap();
+    world.account.own(&largest);
+    let output = restore_over(&world, &[]);
+    assert_eq!(output.code, Some(1), "{output}");
+    assert_ne!(world.cluster.try_start().code, Some(0), "it must not start");
+    fs::write(&largest, whole).unwrap();
+    restore_over(&world, &["--start"]).ok();
+    let restored = Cluster::running(&world.account, data, &world.cluster.database);
+    assert_eq!(
+        restored.psql("select n from mark order by n"),
+        ["1", "2", "3"]
+    );
+    restored.stop("fast");
+}
+
+#[test]
+fn nothing_but_a_stopped_state_of_the_same_cluster_is_restored_over() {
+    let world = World::protected(&Options::new("other", &ERP));
+    let output = restore_over(&world, &[]);
+    assert_eq!(output.code, Some(1), "{output}");
+    output.says(&["a server runs on"]);
+    assert_eq!(world.cluster.value("select 1"), "1", "it was left alone");
+    let other = Cluster::create(&world.account, &world.path("other"), "other", 16, "");
+    let over = |folder: &Path| {
+        let into = folder.display().to_string();
+        world.dr(&["restore", "erp", "--into", &into, "--delta"])
+    };
+    let output = over(&other.data);
+    assert_eq!(output.code, Some(1), "{output}");
+    output.says(&["a server runs on", "pg_ctl stop"]);
+    other.stop("fast");
+    let output = over(&other.data);
+    assert_eq!(output.code, Some(1), "{output}");
+    output.says(&[
+        "is not a state of the cluster",
+        "it is the cluster",
+        "leave out --delta",
+    ]);
+    other.start();
+    assert_eq!(other.value("select 1"), "1", "it was left alone");
+    other.stop("fast");
+    let documents = world.path("documents");
+    fs::create_dir(&documents).unwrap();
+    fs::write(documents.join("letter"), "x").unwrap();
+    world.account.own(&documents);
+    let output = over(&documents);
+    assert_eq!(output.code, Some(1), "{output}");
+    output.says(&["its control file cannot be read"]);
+    assert_eq!(fs::read_to_string(documents.join("letter")).unwrap(), "x");
+    let output = world.dr(&["restore", "config", "--into", "/x", "--delta"]);
+    assert_eq!(output.code, Some(2), "{output}");
+}
