@@ -241,14 +241,20 @@ def recover(server: Server, tools: list[Tool], runs: int, figures: dict[str, lis
             if tool.name == "dr zstd 3":
                 continue
             into = server.folder / "recovered"
-            shutil.rmtree(into, ignore_errors=True)
+            removed(into)
             into.mkdir(mode=0o700)
             if AS_POSTGRES:
                 shutil.chown(into, "postgres", "postgres")
             suffix = "Z" if tool.name == "dr" else "+00"
             figures[tool.name].append(tool.recover(into, moment.replace("T", "T" if suffix == "Z" else " ") + suffix))
             server.run(POSTGRES_BIN / "pg_ctl", "-D", into, "-w", "-m", "immediate", "stop")
-    shutil.rmtree(server.folder / "recovered")
+    removed(server.folder / "recovered")
+
+
+def removed(folder: Path) -> None:
+    """Removes a cluster that was just stopped: what fetched ahead for it clears away at the same time."""
+    while folder.exists():
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def transactions(server: Server, meanwhile) -> int:

@@ -1,10 +1,12 @@
 //! A cluster restored over what is left of it.
 
 use std::fs;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
-use crate::harness::{Cluster, ERP, Options, World};
+use crate::harness::{Cluster, ERP, Options, Program, World};
+
+const PLACE: &str = "select pg_tablespace_location(oid) from pg_tablespace where spcname = 'aside'";
 
 /// A cluster with a tablespace, of which something was committed that is in no backup and no archive; stopped
 /// by force.
@@ -80,7 +82,7 @@ fn a_damaged_cluster_is_made_whole_in_its_place_and_loses_nothing() {
     flip(&far, 4000);
     fs::remove_file(&accounts).unwrap();
     fs::write(world.cluster.data.join("base/stray"), "x").unwrap();
-    fs::write(world.cluster.data.join("standby.signal"), "").unwrap();
+    fs::write(world.cluster.data.join("recovery.signal"), "").unwrap();
     let kept = fs::metadata(&large).unwrap().ino();
     let preview = restore_over(&world, &["--preview"]).ok();
     preview.says(&["only what differs is written"]);
@@ -103,9 +105,8 @@ fn a_damaged_cluster_is_made_whole_in_its_place_and_loses_nothing() {
     );
     assert_eq!(restored.value(sum), expected);
     assert_eq!(restored.value("select count(*) from far"), "5000");
-    let place = "select pg_tablespace_location(oid) from pg_tablespace where spcname = 'aside'";
     assert_eq!(
-        restored.value(place),
+        restored.value(PLACE),
         world.path("aside").display().to_string()
     );
     // The new timeline is archived and backed up like the old one.
@@ -161,7 +162,87 @@ fn what_was_interrupted_does_not_start_and_is_gone_on_with() {
         restored.psql("select n from mark order by n"),
         ["1", "2", "3"]
     );
+    assert_eq!(
+        restored.value(PLACE),
+        world.path("aside").display().to_string()
+    );
     restored.stop("fast");
+}
+
+#[test]
+fn a_trial_does_not_get_into_the_archive_and_is_given_up_only_when_told() {
+    let world = stopped("trial");
+    let data = world.cluster.data.display().to_string();
+    world.cluster.start();
+    let early = world.cluster.moment();
+    world.cluster.psql("insert into mark values (4)");
+    let late = world.cluster.moment();
+    world.cluster.psql("insert into mark values (5)");
+    world.cluster.stop("immediate");
+    // What the server cannot write any more is written anew.
+    let config = world.cluster.data.join("postgresql.conf");
+    fs::set_permissions(&config, fs::Permissions::from_mode(0o400)).unwrap();
+    let over = |to: &str, more: &[&str]| {
+        let words = [
+            "restore", "erp", "--into", &data, "--delta", "--start", "--to", to,
+        ];
+        world.program(&words).args(more).run()
+    };
+    // A moment that only the WAL in the folder reaches: it is rescued by hand first.
+    world
+        .dr(&["wal", "rescue", "erp"])
+        .ok()
+        .says(&["WAL files rescued"]);
+    over(&early, &[]).ok();
+    let trial = Cluster::running(&world.account, &world.cluster.data, &world.cluster.database);
+    assert_eq!(trial.psql("select n from mark order by n"), ["1", "2", "3"]);
+    trial.psql("insert into mark values (99)");
+    trial.stop("fast");
+    let output = over(&late, &[]);
+    assert_eq!(output.code, Some(1), "{output}");
+    output.says(&["not in the repository", "--discard-wal"]);
+    let control = world.cluster.data.join("global/pg_control");
+    assert!(control.exists(), "nothing was begun");
+    over(&late, &["--discard-wal"]).ok();
+    let restored = Cluster::running(&world.account, &world.cluster.data, &world.cluster.database);
+    assert_eq!(
+        restored.psql("select n from mark order by n"),
+        ["1", "2", "3", "4"]
+    );
+    restored.stop("fast");
+}
+
+#[test]
+fn a_copys_links_to_the_places_of_a_running_cluster_are_not_followed() {
+    let world = stopped("copy-of");
+    let (data, wal) = (&world.cluster.data, world.path("wal"));
+    fs::rename(data.join("pg_wal"), &wal).unwrap();
+    symlink(&wal, data.join("pg_wal")).unwrap();
+    let copy = world.path("copy");
+    Program::new(&world.account, "cp")
+        .args(["-a".as_ref(), data.as_os_str(), copy.as_os_str()])
+        .run()
+        .ok();
+    world.cluster.start();
+    let into = copy.display().to_string();
+    let words = [
+        "restore",
+        "erp",
+        "--into",
+        &into,
+        "--delta",
+        "--discard-wal",
+    ];
+    world.dr(&words).ok();
+    assert!(!copy.join("pg_wal").is_symlink());
+    // The original has all it had.
+    world.cluster.psql("insert into mark values (4)");
+    world.cluster.switch_and_wait();
+    assert_eq!(world.cluster.value("select count(*) from far"), "5000");
+    world.cluster.stop("fast");
+    world.cluster.start();
+    assert_eq!(world.cluster.value("select count(*) from mark"), "4");
+    world.cluster.stop("fast");
 }
 
 #[test]

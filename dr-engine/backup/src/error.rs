@@ -184,12 +184,12 @@ pub enum BackupError {
         name: WalFileName,
     },
     /// The server of a cluster runs although it must not.
-    #[error("a server runs on {} (pid {pid})", path.display())]
+    #[error("a server runs on {}, or may: {why}", path.display())]
     ServerRuns {
         /// The data directory.
         path: PathBuf,
-        /// Its process.
-        pid: u32,
+        /// What speaks for it.
+        why: String,
     },
     /// A workload whose tier is not configured: how long its points are kept is not known.
     #[error("workload `{workload}` names tier `{tier}`, which does not exist: nothing was removed")]

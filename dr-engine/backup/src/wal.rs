@@ -32,7 +32,7 @@ pub use moment::{Moment, Search, Wanted, find};
 pub use push::{PushedReady, push, push_ready};
 pub use receive::{Failing, Standing, Standings, receive, receive_for_ever};
 pub(crate) use rescue::names_in;
-pub use rescue::{Rescued, rescue};
+pub use rescue::{Rescued, not_stored, rescue};
 
 pub(crate) use identity::check_segment;
 pub(crate) use push::put;

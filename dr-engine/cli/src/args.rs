@@ -184,6 +184,9 @@ pub(crate) enum WalCommand {
         /// The process that recovers.
         #[arg(long)]
         recovery: u32,
+        /// Its data directory.
+        #[arg(long)]
+        data_directory: PathBuf,
         /// The workload; may be left out when the configuration has one PostgreSQL workload.
         #[arg(long)]
         workload: Option<String>,
@@ -232,6 +235,9 @@ pub(crate) struct RestoreArgs {
     /// stays, only what differs is written, and the rest goes.
     #[arg(long)]
     pub(crate) delta: bool,
+    /// With --delta: the WAL in the folder may be lost, even what is not in the repository.
+    #[arg(long, requires = "delta")]
+    pub(crate) discard_wal: bool,
     /// The moment.
     #[arg(long, value_name = "TARGET", default_value = "latest")]
     pub(crate) to: dr_model::Target,

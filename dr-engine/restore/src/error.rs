@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use dr_backup::BackupError;
-use dr_model::{RestorePointId, SystemId, WorkloadName};
+use dr_model::{RestorePointId, SystemId, WalFileName, WorkloadName};
 use dr_sources::SourceError;
 use dr_store::StoreError;
 
@@ -133,13 +133,31 @@ pub enum RestoreError {
         /// Its owner.
         owner: String,
     },
-    /// A server runs on the folder that is to be restored over.
-    #[error("a server runs on {}, as process {pid}", path.display())]
-    ServerRuns {
+    /// A server runs on the folder that is to be restored over, or may run.
+    #[error("a server runs on {}, or may: {why}", path.display())]
+    Occupied {
         /// The data directory.
         path: PathBuf,
-        /// Its first process.
-        pid: u32,
+        /// What speaks for it.
+        why: String,
+    },
+    /// Something is mounted within the folder that is to be restored over.
+    #[error("{} cannot be restored over: {} within it is a mount point", path.display(), mount.display())]
+    MountWithin {
+        /// The data directory.
+        path: PathBuf,
+        /// The first mount point found.
+        mount: PathBuf,
+    },
+    /// What is restored over has WAL that would be lost.
+    #[error("{} has {files} WAL files that are not in the repository, the first is {first}", path.display())]
+    WalNotStored {
+        /// The folder of the WAL.
+        path: PathBuf,
+        /// How many.
+        files: usize,
+        /// The first of them.
+        first: WalFileName,
     },
     /// The folder that is to be restored over is another cluster's, or does not tell whose it is.
     #[error("{} is not a state of the cluster {wanted} that was backed up: {}", path.display(), match found {
@@ -232,10 +250,18 @@ impl RestoreError {
                  same cluster"
                     .to_owned(),
             ),
-            Self::ServerRuns { path, .. } => Some(format!(
+            Self::Occupied { path, .. } => Some(format!(
                 "stop it first: pg_ctl stop -m fast -D {}",
                 path.display()
             )),
+            Self::MountWithin { .. } => Some(
+                "leave out --delta and restore into an empty folder, or unmount it".to_owned(),
+            ),
+            Self::WalNotStored { .. } => Some(
+                "`dr wal rescue` stores what a failed primary wrote last; --discard-wal if it may be \
+                 lost, as that of a restore that was only a trial"
+                    .to_owned(),
+            ),
             Self::NotThisCluster { .. } => {
                 Some("leave out --delta and restore into an empty folder".to_owned())
             }

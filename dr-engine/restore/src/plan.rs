@@ -41,6 +41,8 @@ pub struct RestoreRequest {
     pub target: Target,
     /// The folder may hold an older or damaged state of the same cluster, of which stays what is right.
     pub delta: bool,
+    /// The WAL there may be lost, if it is not in the repository.
+    pub discard_wal: bool,
     /// Stop just before the target instead of just after it.
     pub exclusive: bool,
     /// The restored cluster takes the source's place: it goes on archiving.
@@ -64,6 +66,7 @@ impl RestoreRequest {
             into,
             target,
             delta: false,
+            discard_wal: false,
             exclusive: false,
             as_primary: false,
             config_into: None,
@@ -84,6 +87,9 @@ pub struct RestorePlan {
     /// Over what is in the folder.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub delta: bool,
+    /// The WAL there may be lost, if it is not in the repository.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub discard_wal: bool,
     /// Stop just before the target.
     pub exclusive: bool,
     /// The folder.

@@ -9,11 +9,13 @@
 
 mod lock_file;
 pub mod nats;
+mod occupied;
 pub mod postgres;
 mod process;
 mod run_as;
 
 pub use nats::NatsInstance;
+pub use occupied::{occupied, occupied_after};
 pub use postgres::{
     InitdbOptions, PostgresInstance, StartOptions, StopMode, WaitFor, scratch_settings,
 };

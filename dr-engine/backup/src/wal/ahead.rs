@@ -11,7 +11,7 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -49,7 +49,7 @@ pub struct Recovery {
     /// Its process id.
     pub pid: u32,
     /// Where it works: the data directory.
-    directory: PathBuf,
+    pub directory: PathBuf,
 }
 
 impl Recovery {
@@ -65,28 +65,32 @@ impl Recovery {
                 directory: directory.clone(),
             };
             if found.runs() {
-                return Some(found);
+                // A server that is the first process of its system (in a container) gets every process that
+                // loses its parent, and takes the end of one for that of a process of its own.
+                return (parent_of(pid)? != 1 || !is_server(1)).then_some(found);
             }
             pid = parent_of(pid)?;
         }
         None
     }
 
-    /// The process of this id, if it recovers the cluster in the working directory.
+    /// The process of this id, if it recovers the cluster in this data directory.
     #[must_use]
-    pub fn of(pid: u32) -> Option<Self> {
-        let directory = std::env::current_dir().ok()?;
+    pub fn of(pid: u32, directory: PathBuf) -> Option<Self> {
         let found = Self { pid, directory };
         found.runs().then_some(found)
     }
 
     /// A process that has got the same number since works elsewhere, or is no server.
     fn runs(&self) -> bool {
-        let process = Path::new("/proc").join(self.pid.to_string());
-        let name = fs::read_to_string(process.join("comm")).unwrap_or_default();
-        name.trim_end() == "postgres"
-            && fs::read_link(process.join("cwd")).is_ok_and(|cwd| cwd == self.directory)
+        let cwd = fs::read_link(format!("/proc/{}/cwd", self.pid));
+        is_server(self.pid) && cwd.is_ok_and(|cwd| cwd == self.directory)
     }
+}
+
+fn is_server(pid: u32) -> bool {
+    let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    name.trim_end() == "postgres"
 }
 
 fn parent_of(pid: u32) -> Option<u32> {
@@ -131,6 +135,10 @@ impl Spool {
 
     /// Tells the helper, if there is one, how far recovery is.
     pub fn delivered(&self, name: &str) {
+        // Others, histories, are asked for in between.
+        if !matches!(name.parse(), Ok(WalFileName::Segment { .. })) {
+            return;
+        }
         let path = self.folder.join(DELIVERED);
         let told = OpenOptions::new().write(true).open(path);
         // One write of always the same length: the helper reads one name or another.
@@ -196,13 +204,32 @@ impl Spool {
         Ok(prepared)
     }
 
-    fn put(&self, name: &WalFileName, body: &[u8]) -> io::Result<()> {
-        let part = self.folder.join(PART);
-        let mut file = File::create(&part)?;
-        file.write_all(body)?;
-        // After a crash of the machine a name may be there without the content, were it given before.
-        file.sync_all()?;
-        fs::rename(part, self.folder.join(name.to_string()))
+    /// Keeps a segment, while the folder is ours.
+    fn put(&self, name: &WalFileName, body: &[u8], lock: &File) -> io::Result<()> {
+        // A name of its own: should another helper take our place, neither writes into what the other does.
+        let part = self
+            .folder
+            .join(format!("{PART}.{}.{}", std::process::id(), name));
+        let put = || {
+            let mut file = File::options().write(true).create_new(true).open(&part)?;
+            file.write_all(body)?;
+            // After a crash of the machine a name may be there without the content, were it given before.
+            file.sync_all()?;
+            if !self.is_held(lock) {
+                return Err(io::Error::other("another helper has taken its place"));
+            }
+            fs::rename(&part, self.folder.join(name.to_string()))
+        };
+        put().inspect_err(|_| {
+            let _ = fs::remove_file(&part);
+        })
+    }
+
+    /// Whether the lock that is held is the folder's still.
+    fn is_held(&self, lock: &File) -> bool {
+        let of = |found: io::Result<fs::Metadata>| found.ok().map(|it| (it.dev(), it.ino()));
+        let held = of(lock.metadata());
+        held.is_some() && held == of(fs::metadata(self.folder.join(LOCK)))
     }
 }
 
@@ -249,12 +276,14 @@ pub fn fetch_ahead(
                 None => identity::workload_of_directory(&installation, &ahead.after)?,
             };
             let repository = installation.repository_of(&workload)?;
-            follow(&spool, &repository, &workload, ahead)
+            follow(&spool, &repository, &workload, ahead, &lock)
         });
-    // What cannot be removed is removed by the next helper, or with the cluster.
-    let _ = fs::remove_dir_all(folder);
-    if let Some(all) = folder.parent() {
-        let _ = fs::remove_dir(all);
+    if spool.is_held(&lock) {
+        // What cannot be removed is removed by the next helper, or with the cluster.
+        let _ = fs::remove_dir_all(folder);
+        if let Some(all) = folder.parent() {
+            let _ = fs::remove_dir(all);
+        }
     }
     done
 }
@@ -264,6 +293,7 @@ fn follow(
     repository: &Repository,
     workload: &WorkloadName,
     ahead: &Ahead,
+    lock: &File,
 ) -> Result<(), BackupError> {
     let failed = || file_error("prepare segments in", &spool.folder);
     let room = (BYTES_MAX / ahead.segment_bytes.max(1)).max(1);
@@ -289,8 +319,10 @@ fn follow(
             repository,
         ))?;
         match found {
+            // It may have taken long, and recovery have ended.
+            Some(_) if !ahead.recovery.runs() => break,
             Some(body) => {
-                spool.put(&next, &body).map_err(failed())?;
+                spool.put(&next, &body, lock).map_err(failed())?;
                 newest = next;
             }
             // The archive ends here, for now; recovery finds that out by itself.
@@ -346,25 +378,28 @@ mod tests {
         WalFileName::of_number(number, dr_model::Timeline(1), BYTES)
     }
 
-    fn spool(wal: &Path) -> Spool {
+    fn spool(wal: &Path) -> (Spool, File) {
         let spool = Spool::beside(&wal.join("RECOVERYXLOG"), Path::new("/dr.yaml"), None);
         fs::create_dir_all(spool.folder()).unwrap();
-        spool
+        let lock = File::create(spool.folder().join(LOCK)).unwrap();
+        (spool, lock)
     }
 
     #[test]
     fn what_is_prepared_is_taken_once_and_told() {
         let wal = tempfile::tempdir().unwrap();
-        let (spool, to) = (spool(wal.path()), wal.path().join("RECOVERYXLOG"));
+        let (spool, lock) = spool(wal.path());
+        let to = wal.path().join("RECOVERYXLOG");
         fs::write(spool.folder().join(DELIVERED), segment(6).to_string()).unwrap();
-        spool.put(&segment(7), b"content").unwrap();
+        spool.put(&segment(7), b"content", &lock).unwrap();
         let name = segment(7).to_string();
         assert!(spool.take(&name, &to));
         assert_eq!(fs::read(&to).unwrap(), b"content");
         assert_eq!(spool.last_delivered(), Some(segment(7)));
         assert!(!spool.take(&name, &to));
+        spool.delivered("00000002.history");
+        assert_eq!(spool.last_delivered(), Some(segment(7)), "no segment");
         // Nothing but a segment, however it is called.
-        fs::write(spool.folder().join("lock"), b"").unwrap();
         assert!(!spool.take("lock", &to));
         assert!(!spool.take("../../x", &to));
     }
@@ -372,33 +407,44 @@ mod tests {
     #[test]
     fn what_recovery_left_behind_is_removed() {
         let wal = tempfile::tempdir().unwrap();
-        let spool = spool(wal.path());
+        let (spool, lock) = spool(wal.path());
         for number in 5..10 {
-            spool.put(&segment(number), b"x").unwrap();
+            spool.put(&segment(number), b"x", &lock).unwrap();
         }
         let other = WalFileName::of_number(9, dr_model::Timeline(2), BYTES);
-        spool.put(&other, b"x").unwrap();
+        spool.put(&other, b"x", &lock).unwrap();
         assert_eq!(spool.prepared(&segment(7)).unwrap(), 2);
         let mut left: Vec<_> = fs::read_dir(spool.folder())
             .unwrap()
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())
             .collect();
         left.sort();
-        let expected: Vec<_> = (7..10).map(|number| segment(number).to_string()).collect();
+        let mut expected: Vec<_> = (7..10).map(|number| segment(number).to_string()).collect();
+        expected.push(LOCK.to_owned());
         assert_eq!(left, expected);
+    }
+
+    #[test]
+    fn a_helper_whose_place_was_taken_prepares_nothing() {
+        let wal = tempfile::tempdir().unwrap();
+        let (spool, lock) = spool(wal.path());
+        fs::remove_file(spool.folder().join(LOCK)).unwrap();
+        let _theirs = File::create(spool.folder().join(LOCK)).unwrap();
+        assert!(!spool.is_held(&lock));
+        spool.put(&segment(7), b"content", &lock).unwrap_err();
+        assert_eq!(fs::read_dir(spool.folder()).unwrap().count(), 1);
     }
 
     #[test]
     fn a_helper_is_worth_it_from_the_second_segment_in_a_row_on() {
         let wal = tempfile::tempdir().unwrap();
-        let spool = spool(wal.path());
+        let (spool, lock) = spool(wal.path());
         assert_eq!(spool.wants_helper(&segment(8).to_string()), None);
         let before = File::create(wal.path().join(segment(7).to_string())).unwrap();
         before.set_len(BYTES).unwrap();
         assert_eq!(spool.wants_helper(&segment(8).to_string()), Some(BYTES));
         assert_eq!(spool.wants_helper("00000002.history"), None);
         assert_eq!(spool.wants_helper(&segment(256).to_string()), None);
-        let lock = File::create(spool.folder().join(LOCK)).unwrap();
         lock.lock().unwrap();
         assert_eq!(spool.wants_helper(&segment(8).to_string()), None);
     }
@@ -413,6 +459,7 @@ mod tests {
     #[test]
     fn a_shell_is_no_recovering_server() {
         assert_eq!(Recovery::of_caller(), None);
-        assert_eq!(Recovery::of(std::process::id()), None);
+        let here = std::env::current_dir().unwrap();
+        assert_eq!(Recovery::of(std::process::id(), here), None);
     }
 }

@@ -5,12 +5,14 @@
 //! at its last valid record, so it is stored under its plain name: the server that wrote it is gone for
 //! good. Should it come back and archive that segment with more in it, that push is refused loudly.
 
+use std::collections::BTreeSet;
 use std::path::Path;
+use std::time::Duration;
 
 use dr_config::WorkloadSource;
 use dr_installation::Installation;
-use dr_model::{Lsn, Timeline, WalFileName, WorkloadName};
-use dr_sources::instance::PostgresInstance;
+use dr_model::{Lsn, SystemId, Timeline, WalFileName, WorkloadName};
+use dr_sources::instance::occupied_after;
 use dr_sources::postgres::control;
 use dr_store::{Repository, WalPut};
 use serde::{Deserialize, Serialize};
@@ -19,6 +21,9 @@ use super::{check_segment, push};
 use crate::BackupError;
 use crate::binding::check_binding;
 use crate::error::{file_error, store_error};
+
+/// Of a server that was killed, an archive command may still run for a moment.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What a rescue found in a failed primary's `pg_wal`.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -57,31 +62,52 @@ pub fn rescue(
         ));
         return Ok(rescued);
     }
-    if let Ok(server) = PostgresInstance::attach(&source.data_directory) {
-        let pid = server.pid();
-        // The handle would stop the server when dropped.
-        server.leave_running();
-        return Err(BackupError::ServerRuns {
-            path: source.data_directory.clone(),
-            pid,
-        });
-    }
+    refuse_running(&source.data_directory)?;
     let repository = installation.repository_of(workload)?;
-    let timeline = match control::read(&source.data_directory) {
+    let control = match control::read(&source.data_directory) {
         Ok(control) => {
             check_binding(&repository, workload, control.system_id)?;
-            Some(control.timeline)
+            Some(control)
         }
         Err(error) => {
-            rescued
-                .left_out
-                .push(format!("pg_control cannot be read: {error}"));
+            let unreadable = format!("pg_control cannot be read: {error}");
+            rescued.left_out.push(unreadable);
             None
         }
     };
+    let is_standby = control.as_ref().is_some_and(|control| control.in_recovery)
+        || source.data_directory.join("standby.signal").exists();
+    if is_standby {
+        // Its primary writes on in the segment that it has the beginning of, and archives that.
+        rescued.left_out.push(
+            "it is a standby, or recovered when it was stopped: its WAL is its primary's to archive"
+                .to_owned(),
+        );
+        return Ok(rescued);
+    }
+    let timelines = Timelines {
+        of_cluster: control.map(|control| control.timeline),
+        stored: repository
+            .list_wal(workload)
+            .map_err(store_error(
+                format!("list the WAL of `{workload}`"),
+                &repository,
+            ))?
+            .iter()
+            .filter_map(WalFileName::timeline)
+            .collect(),
+        pg_wal: &pg_wal,
+    };
     for name in names_in(&pg_wal)? {
         let file = pg_wal.join(name.to_string());
-        match rescue_one(installation, &repository, workload, &name, &file, timeline) {
+        match rescue_one(
+            installation,
+            &repository,
+            workload,
+            &name,
+            &file,
+            &timelines,
+        ) {
             Ok(Verdict::Stored) => rescued.stored.push(name.to_string()),
             Ok(Verdict::AlreadyThere) => rescued.already_there.push(name.to_string()),
             Ok(Verdict::LeftOut(why)) => rescued.left_out.push(format!("{name}: {why}")),
@@ -89,6 +115,89 @@ pub fn rescue(
         }
     }
     Ok(rescued)
+}
+
+/// Fails when anything may still write there.
+fn refuse_running(data_directory: &Path) -> Result<(), BackupError> {
+    match occupied_after(data_directory, PATIENCE) {
+        None => Ok(()),
+        Some(why) => Err(BackupError::ServerRuns {
+            path: data_directory.to_owned(),
+            why,
+        }),
+    }
+}
+
+/// Which timelines are the cluster's own.
+struct Timelines<'a> {
+    /// Of its last checkpoint.
+    of_cluster: Option<Timeline>,
+    /// Of which anything is in the repository.
+    stored: BTreeSet<Timeline>,
+    pg_wal: &'a Path,
+}
+
+impl Timelines<'_> {
+    /// Why nothing of a timeline is to be rescued. A server that archives marks the history of a timeline as
+    /// it begins it (`xlogarchive.c`). One that does not, a restored copy, began it to be looked at: in the
+    /// archive every later restore would follow it.
+    fn doubt(&self, timeline: Timeline) -> Option<&'static str> {
+        let mark = |state: &str| {
+            let name = WalFileName::History { timeline };
+            let path = self.pg_wal.join(format!("archive_status/{name}.{state}"));
+            path.exists()
+        };
+        if timeline == Timeline(1) || mark("ready") || mark("done") {
+            return None;
+        }
+        if self
+            .of_cluster
+            .is_some_and(|of_cluster| timeline > of_cluster)
+        {
+            return Some("its timeline is not the cluster's");
+        }
+        (!self.stored.contains(&timeline)).then_some("the cluster did not archive this timeline")
+    }
+}
+
+/// The WAL files of a folder that are WAL of this cluster and not in the repository as they are: what would be
+/// lost with the folder.
+///
+/// # Errors
+/// When a file cannot be read or the repository does not answer.
+pub fn not_stored(
+    repository: &Repository,
+    workload: &WorkloadName,
+    pg_wal: &Path,
+    system_id: SystemId,
+) -> Result<Vec<WalFileName>, BackupError> {
+    let mut lacking = Vec::new();
+    if !pg_wal.is_dir() {
+        return Ok(lacking);
+    }
+    for name in names_in(pg_wal)? {
+        let body = match name {
+            WalFileName::Segment { .. } => {
+                let body = push::read_whole(&pg_wal.join(name.to_string()))?;
+                // What is recycled or was only made in advance holds nothing of its own name.
+                match check_segment(&name, &body) {
+                    Ok(found) if found == system_id => body,
+                    _ => continue,
+                }
+            }
+            WalFileName::History { .. } => push::read_whole(&pg_wal.join(name.to_string()))?,
+            WalFileName::Partial { .. } | WalFileName::Backup(_) => continue,
+        };
+        let stored = repository.holds_wal(workload, &name, &body);
+        let stored = stored.map_err(store_error(
+            format!("look for {name} of `{workload}`"),
+            repository,
+        ))?;
+        if stored != Some(true) {
+            lacking.push(name);
+        }
+    }
+    Ok(lacking)
 }
 
 enum Verdict {
@@ -120,7 +229,7 @@ fn rescue_one(
     workload: &WorkloadName,
     name: &WalFileName,
     file: &Path,
-    timeline: Option<Timeline>,
+    timelines: &Timelines<'_>,
 ) -> Result<Verdict, BackupError> {
     let is_segment = matches!(name, WalFileName::Segment { .. });
     if !is_segment && !matches!(name, WalFileName::History { .. }) {
@@ -128,14 +237,8 @@ fn rescue_one(
             "only segments and timeline histories are rescued".to_owned(),
         ));
     }
-    if name
-        .timeline()
-        .zip(timeline)
-        .is_some_and(|(of_file, current)| of_file > current)
-    {
-        return Ok(Verdict::LeftOut(
-            "its timeline is not the cluster's".to_owned(),
-        ));
+    if let Some(why) = name.timeline().and_then(|of_file| timelines.doubt(of_file)) {
+        return Ok(Verdict::LeftOut(why.to_owned()));
     }
     let body = push::read_whole(file)?;
     if is_segment {

@@ -23,11 +23,6 @@ pub(crate) async fn run(context: &Context, arguments: RestoreArgs) -> Result<u8,
         .source
         .kind();
     let request = request(&arguments, workload.clone(), kind)?;
-    if !arguments.preview
-        && let Some(rescued) = dr_restore::rescue_first(&installation, &request).await?
-    {
-        tell_rescued(&rescued);
-    }
     let plan = dr_restore::plan(&installation, &request).await?;
     if arguments.preview {
         return show_plan(context, &plan);
@@ -35,7 +30,7 @@ pub(crate) async fn run(context: &Context, arguments: RestoreArgs) -> Result<u8,
     let progress = progress::display();
     // Backups go on while a copy is restored into a folder of its own.
     let lane = format!("{workload}/restore");
-    let outcome = context
+    let (plan, outcome) = context
         .job(
             &installation,
             "restore",
@@ -43,12 +38,20 @@ pub(crate) async fn run(context: &Context, arguments: RestoreArgs) -> Result<u8,
             request.target.to_string(),
             false,
             |job| {
-                let (installation, plan, progress) =
-                    (installation.clone(), plan.clone(), progress.clone());
+                let (installation, request, progress) =
+                    (installation.clone(), request.clone(), progress.clone());
                 let cancel = context.cancel.clone();
                 async move {
+                    let mut plan = plan;
+                    // Only now that it can be planned; what is rescued may change what is planned.
+                    if let Some(rescued) = dr_restore::rescue_first(&installation, &request).await?
+                    {
+                        tell_rescued(&rescued);
+                        plan = dr_restore::plan(&installation, &request).await?;
+                    }
                     job.step("restore").await;
-                    dr_restore::execute(&installation, &plan, progress, cancel).await
+                    let done = dr_restore::execute(&installation, &plan, progress, cancel).await?;
+                    Ok::<_, dr_restore::RestoreError>((plan, done))
                 }
             },
         )
@@ -138,6 +141,7 @@ fn request(
     }
     Ok(RestoreRequest {
         delta: arguments.delta,
+        discard_wal: arguments.discard_wal,
         exclusive: arguments.exclusive,
         as_primary: arguments.as_primary,
         config_into: arguments.config_into.as_deref().map(absolute).transpose()?,

@@ -59,9 +59,10 @@ pub(crate) fn run(command: &WalCommand, config: Option<&Path>, json: bool) -> Ex
             after,
             segment_bytes,
             recovery,
+            data_directory,
             workload,
         } => {
-            let Some(recovery) = Recovery::of(*recovery) else {
+            let Some(recovery) = Recovery::of(*recovery, data_directory.clone()) else {
                 // It has ended already.
                 return ExitCode::SUCCESS;
             };
@@ -152,11 +153,19 @@ fn begin_ahead(config: &Path, workload: Option<&WorkloadName>, name: &str, spool
     let (Some(recovery), Ok(binary)) = (Recovery::of_caller(), std::env::current_exe()) else {
         return;
     };
+    let paths = (
+        std::path::absolute(config),
+        std::path::absolute(spool.folder()),
+    );
+    let (Ok(config), Ok(folder)) = paths else {
+        return;
+    };
     let mut helper = Command::new(binary);
     helper.arg("--config").arg(config).args(["wal", "ahead"]);
-    helper.arg(spool.folder()).args(["--after", name]);
+    helper.arg(folder).args(["--after", name]);
     helper.args(["--segment-bytes", &segment_bytes.to_string()]);
     helper.args(["--recovery", &recovery.pid.to_string()]);
+    helper.arg("--data-directory").arg(&recovery.directory);
     if let Some(workload) = workload {
         helper.args(["--workload", workload.as_str()]);
     }
@@ -166,6 +175,8 @@ fn begin_ahead(config: &Path, workload: Option<&WorkloadName>, name: &str, spool
         .stdout(Stdio::null())
         .stderr(Stdio::null());
     helper.process_group(0);
+    // Whatever works in a data directory is taken for its server.
+    helper.current_dir("/");
     if let Err(error) = helper.spawn() {
         tracing::debug!(%error, "segments are not fetched ahead");
     }

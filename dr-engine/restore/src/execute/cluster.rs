@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::command::{archive_command, binary, restore_command};
 use super::folder::{prepare_folder, server_user, sync_folder};
-use super::over;
+use super::over::{self, Over};
 use super::write::{Writer, Written};
 use crate::error::{blocking, file_error, source_error, store_error};
 use crate::recovery::allow_end_of_archive;
@@ -112,8 +112,10 @@ pub(crate) async fn restore_cluster(
     cancel: CancellationToken,
 ) -> Result<RestoreOutcome, RestoreError> {
     let repository = installation.open_repository_of(&plan.workload).await?;
+    let into = plan.into.as_deref().unwrap_or(Path::new(""));
     let job = Job {
         config: installation.config.path.clone(),
+        is_own_place: over::is_own_place(installation, &plan.workload, into),
         plan: plan.clone(),
         purpose,
         repository,
@@ -125,6 +127,8 @@ pub(crate) async fn restore_cluster(
 
 struct Job {
     config: PathBuf,
+    /// It goes to where the workload's cluster lives.
+    is_own_place: bool,
     plan: RestorePlan,
     purpose: Purpose,
     repository: Repository,
@@ -152,30 +156,32 @@ impl Job {
         ))?;
         let owner = server_user(into)?;
         self.know_tablespaces(into, &details)?;
-        let is_over = self.plan.delta && over::is_there(into);
-        let own_tablespaces = match is_over {
-            true => self.tablespaces_there(into, &details)?,
-            false => BTreeMap::new(),
+        let mut over = match self.plan.point.postgres() {
+            Some(position) if self.plan.delta && over::is_there(into) => {
+                Some(Over::checked(into, position.system_id)?)
+            }
+            _ => None,
         };
-        let folder = match (is_over, self.plan.point.postgres()) {
-            (true, Some(position)) => over::prepare(into, position.system_id)?,
-            _ => prepare_folder(into, owner.as_ref())?,
+        let (folder, there) = match &over {
+            Some(over) => (
+                over.folder().to_owned(),
+                self.tablespaces_there(over.folder(), &details),
+            ),
+            None => (prepare_folder(into, owner.as_ref())?, BTreeMap::new()),
         };
         let mut notes = self.plan.notes.clone();
-        let tablespaces = self.place_tablespaces(
-            &folder,
-            &details,
-            &own_tablespaces,
-            owner.as_ref(),
-            &mut notes,
-        )?;
+        let tablespaces =
+            self.place_tablespaces(&folder, &details, &there, owner.as_ref(), &mut notes)?;
         let durability = Durability::of(self.purpose, &folder, &tablespaces)?;
+        if let Some(over) = &mut over {
+            over.begin(&self.repository, &self.plan.workload, self.plan.discard_wal)?;
+        }
         let place = Destination {
             folder: &folder,
             tablespaces: &tablespaces,
             owner: owner.as_ref(),
             durability: &durability,
-            is_over,
+            over: over.is_some().then_some(self.is_own_place),
         };
         let mut written = self.write_files(&stored, &reader, &entries, &place)?;
         link_tablespaces(&folder, &tablespaces, owner.as_ref())?;
@@ -189,9 +195,12 @@ impl Job {
         self.write_recovery(&folder, replay, &details)?;
         self.write_manifest(&folder, &written)?;
         self.settle(&place, &durability)?;
+        if let Some(over) = &over {
+            over.may_end()?;
+        }
         put_back::finish(&folder).map_err(source_error("put the control file in place"))?;
-        over::finish(&folder)?;
-        if is_over {
+        if let Some(over) = over {
+            over.finish()?;
             notes.push(format!(
                 "of what was there, {} were right; {} were written",
                 ByteCount(written.bytes.saturating_sub(written.differing)),
@@ -264,27 +273,27 @@ impl Job {
     }
 
     /// The tablespaces of the cluster that is restored over, by their links: only of one in the place where it
-    /// always was. A copy of a data directory has links to the tablespaces of its original, which may run.
+    /// lives and was backed up, or beside the folder. A copy of a data directory has links to the tablespaces
+    /// of its original, which may run.
     fn tablespaces_there(
         &self,
-        into: &Path,
+        folder: &Path,
         details: &PostgresDetails,
-    ) -> Result<BTreeMap<u32, PathBuf>, RestoreError> {
-        let beside = beside(&std::path::absolute(into).map_err(file_error("resolve", into))?);
-        let is_own = over::same_place(into, &details.capture.data_directory);
+    ) -> BTreeMap<u32, PathBuf> {
+        let beside = beside(folder);
+        let is_own = self.is_own_place && over::same_place(folder, &details.capture.data_directory);
         let mut there = BTreeMap::new();
         for tablespace in &details.capture.tablespaces {
-            let link = into.join("pg_tblspc").join(tablespace.oid.to_string());
+            let link = folder.join("pg_tblspc").join(tablespace.oid.to_string());
             let Ok(place) = fs::read_link(&link) else {
                 continue;
             };
-            if place.is_dir()
-                && (place.starts_with(&beside) || is_own && place == tablespace.location)
-            {
+            let is_ours = place.starts_with(&beside) || is_own && place == tablespace.location;
+            if is_ours && place.is_dir() {
                 there.insert(tablespace.oid, place);
             }
         }
-        Ok(there)
+        there
     }
 
     /// A tablespace goes to where it is asked to, or stays where the cluster that is restored over has it.
@@ -349,7 +358,7 @@ impl Job {
             captured_config: &config,
             owner,
             durability: place.durability,
-            is_over: place.is_over,
+            over: place.over,
             progress: self.progress.as_ref(),
             cancel: &self.cancel,
         };
@@ -526,8 +535,8 @@ struct Destination<'a> {
     tablespaces: &'a BTreeMap<u32, PathBuf>,
     owner: Option<&'a RunAs>,
     durability: &'a Durability,
-    /// Something is there, of which stays what is right.
-    is_over: bool,
+    /// Something is there, of which stays what is right; whether in the place where the cluster lives.
+    over: Option<bool>,
 }
 
 /// Where tablespaces go that cannot be where they were.
@@ -560,6 +569,14 @@ fn link_tablespaces(
     tablespaces: &BTreeMap<u32, PathBuf>,
     owner: Option<&RunAs>,
 ) -> Result<(), RestoreError> {
+    // Of tablespaces that the restore point does not have.
+    let links = folder.join("pg_tblspc");
+    for entry in fs::read_dir(&links).map_err(file_error("list", &links))? {
+        let path = entry.map_err(file_error("list", &links))?.path();
+        if path.is_symlink() {
+            fs::remove_file(&path).map_err(file_error("remove", &path))?;
+        }
+    }
     for (oid, place) in tablespaces {
         let link = folder.join("pg_tblspc").join(oid.to_string());
         if fs::symlink_metadata(&link).is_ok() {

@@ -14,7 +14,7 @@ use dr_sources::files::EarlyWrites;
 use dr_sources::instance::{RunAs, give};
 use dr_sources::postgres::parts::{self, FileSum, PartApplier, PartedFile, PartsIndex};
 use dr_sources::postgres::put_back::{ManifestFile, Place, place};
-use dr_store::{EntryKind, PointReader, Repository, StoredPoint, TreeEntry};
+use dr_store::{EntryKind, PointReader, Repository, StoreError, StoredPoint, TreeEntry};
 use tokio_util::sync::CancellationToken;
 
 use super::cluster::Durability;
@@ -43,8 +43,8 @@ pub(super) struct Writer<'a> {
     pub(super) captured_config: &'a Path,
     pub(super) owner: Option<&'a RunAs>,
     pub(super) durability: &'a Durability,
-    /// Files may be there, of which stays what is right.
-    pub(super) is_over: bool,
+    /// Files may be there, of which stays what is right; whether in the place where the cluster lives.
+    pub(super) over: Option<bool>,
     pub(super) progress: &'a dyn Progress,
     pub(super) cancel: &'a CancellationToken,
 }
@@ -73,8 +73,8 @@ struct Parted<'e> {
 impl Writer<'_> {
     /// Writes folders, then files, then links. The control file gets its pending name.
     pub(super) fn write_all(&self, entries: &[TreeEntry]) -> Result<Written, RestoreError> {
-        if self.is_over {
-            self.clear(entries)?;
+        if let Some(is_own_place) = self.over {
+            self.clear(entries, is_own_place)?;
         }
         let mut files = Vec::new();
         let mut links = Vec::new();
@@ -288,7 +288,7 @@ impl Writer<'_> {
     }
 
     /// Removes what the restore point does not have. Of a tablespace's folder, others may use the rest.
-    fn clear(&self, entries: &[TreeEntry]) -> Result<(), RestoreError> {
+    fn clear(&self, entries: &[TreeEntry], is_own_place: bool) -> Result<(), RestoreError> {
         self.progress
             .phase("clearing what is not in the restore point", None);
         let mut wanted = Wanted::default();
@@ -297,7 +297,7 @@ impl Writer<'_> {
                 wanted.add(&path, entry.kind == EntryKind::Folder);
             }
         }
-        wanted.clear(self.data_directory)?;
+        wanted.clear_data(self.data_directory, is_own_place)?;
         for place in self.tablespaces.values() {
             let of_versions = wanted.folders.iter();
             for folder in of_versions.filter(|folder| folder.parent() == Some(place)) {
@@ -343,12 +343,15 @@ impl Writer<'_> {
         if self.cancel.is_cancelled() {
             return Err(RestoreError::Cancelled(self.workload.clone()));
         }
-        if self.is_over
+        if self.over.is_some()
             && let Ok(found) = fs::symlink_metadata(path)
         {
             // Another name of the same file may be somebody's snapshot.
-            if found.is_file() && found.nlink() == 1 {
-                return self.update(path, entry);
+            if found.is_file()
+                && found.nlink() == 1
+                && let Some(written) = self.update(path, entry)?
+            {
+                return Ok(written);
             }
             fs::remove_file(path).map_err(file_error("remove", path))?;
         }
@@ -381,22 +384,32 @@ impl Writer<'_> {
         Ok(entry.size)
     }
 
-    /// Makes a file that is there into what it should be; how many bytes of it were not.
-    fn update(&self, path: &Path, entry: &TreeEntry) -> Result<u64, RestoreError> {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .open(path)
-            .map_err(file_error("open", path))?;
-        let updated = self
-            .reader
-            .update_file(entry, &file, &mut |bytes| self.progress.advance(bytes))
-            .map_err(store_error(
+    /// Makes a file that is there into what it should be; how many bytes of it were not. `None` when it cannot be
+    /// read or written, as one without rights, or on a bad place of the disk: it is to be written anew.
+    fn update(&self, path: &Path, entry: &TreeEntry) -> Result<Option<u64>, RestoreError> {
+        let file = match OpenOptions::new().read(true).write(true).open(path) {
+            Ok(file) => file,
+            Err(error) => {
+                tracing::info!(%error, path = %path.display(), "written anew");
+                return Ok(None);
+            }
+        };
+        let mut advance = |bytes| self.progress.advance(bytes);
+        let updated = self.reader.update_file(entry, &file, &mut advance);
+        match updated {
+            Ok(updated) => {
+                self.complete(&file, path, entry)?;
+                Ok(Some(updated.written))
+            }
+            Err(StoreError::Sink { source, .. }) if source.kind() != io::ErrorKind::StorageFull => {
+                tracing::info!(%source, path = %path.display(), "written anew");
+                Ok(None)
+            }
+            Err(error) => Err(store_error(
                 format!("restore `{}` of {}", entry.meta.path, self.point.point.id),
                 self.repository,
-            ))?;
-        self.complete(&file, path, entry)?;
-        Ok(updated.written)
+            )(error)),
+        }
     }
 
     /// What a file needs beside its content.

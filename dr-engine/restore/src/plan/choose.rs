@@ -564,6 +564,7 @@ fn assemble(
         workload: request.workload.clone(),
         target: request.target.clone(),
         delta: request.delta,
+        discard_wal: request.discard_wal,
         exclusive: request.exclusive,
         into: request.into.clone(),
         as_primary: request.as_primary,

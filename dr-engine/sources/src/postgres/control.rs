@@ -18,6 +18,8 @@ pub struct ControlData {
     pub catalog_version: u32,
     /// Whether the server is (or was, when it crashed) open for writing, out of any recovery.
     pub in_production: bool,
+    /// Whether it was, or is, a standby or a cluster that recovers from an archive: it wrote no WAL of its own.
+    pub in_recovery: bool,
     /// The last checkpoint record.
     pub checkpoint: Lsn,
     /// Where its redo begins.
@@ -43,6 +45,8 @@ const PAUSE_BEFORE_REREAD: Duration = Duration::from_millis(10);
 const CRC_OFFSETS: [usize; 2] = [288, 292];
 /// `DBState`.
 const DB_IN_PRODUCTION: u32 = 6;
+const DB_SHUTDOWNED_IN_RECOVERY: u32 = 2;
+const DB_IN_ARCHIVE_RECOVERY: u32 = 5;
 const VERSIONS: std::ops::RangeInclusive<u32> = 1300..=1899;
 
 /// Reads the control file of a data directory, again when it is torn by a concurrent write.
@@ -91,6 +95,8 @@ pub fn parse(bytes: &[u8]) -> Option<ControlData> {
         control_version,
         catalog_version: u32_at(bytes, 12)?,
         in_production: u32_at(bytes, 16)? == DB_IN_PRODUCTION,
+        in_recovery: [DB_SHUTDOWNED_IN_RECOVERY, DB_IN_ARCHIVE_RECOVERY]
+            .contains(&u32_at(bytes, 16)?),
         checkpoint: Lsn(u64_at(bytes, 32)?),
         checkpoint_redo: Lsn(u64_at(bytes, 40)?),
         timeline: Timeline(u32_at(bytes, 48)?),
