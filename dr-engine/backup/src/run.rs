@@ -12,7 +12,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use dr_config::{Workload, WorkloadSource};
-use dr_installation::Installation;
+use dr_installation::{ConfigurationSnapshot, Installation};
 use dr_model::{
     ByteCount, Condition, Position, Progress, RestorePoint, RestorePointId, WorkloadName,
 };
@@ -60,12 +60,13 @@ pub async fn run(
         cancel,
     };
     // Neither holds up the backup, nor fails it.
-    let ((), (), point) = tokio::join!(
+    let ((), configuration, point) = tokio::join!(
         warn_of_lists_that_went_back(&job),
-        snapshot_configuration(&job),
+        configuration_to_store(&job),
         back_up(&job),
     );
     let point = point?;
+    store_configuration(&job, configuration).await;
     index(installation, &point).await;
     Ok(point)
 }
@@ -203,14 +204,34 @@ pub(crate) async fn blocking<T: Send + 'static>(
         .map_err(|_| BackupError::Worker(what))?
 }
 
-/// The configuration goes into the repository with every backup: repository and key are enough to begin
-/// again elsewhere. A failure is told and not more: the restore point counts.
-async fn snapshot_configuration(job: &Job<'_>) {
+/// Whether the repository lacks the present configuration.
+async fn configuration_to_store(
+    job: &Job<'_>,
+) -> Result<Option<ConfigurationSnapshot>, BackupError> {
     let (installation, repository) = (job.installation.clone(), job.repository.clone());
-    let stored = blocking("store the configuration", move || {
-        Ok(installation.snapshot_configuration(&repository)?)
+    blocking("read the stored configuration", move || {
+        Ok(installation.configuration_to_store(&repository)?)
     })
-    .await;
+    .await
+}
+
+/// The configuration goes into the repository with every backup: repository and key are enough to begin
+/// again elsewhere. The point is listed already, so a failure is told and not more.
+async fn store_configuration(
+    job: &Job<'_>,
+    configuration: Result<Option<ConfigurationSnapshot>, BackupError>,
+) {
+    let stored = match configuration {
+        Ok(None) => return,
+        Ok(Some(configuration)) => {
+            let repository = job.repository.clone();
+            blocking("store the configuration", move || {
+                Ok(configuration.store(&repository)?)
+            })
+            .await
+        }
+        Err(error) => Err(error),
+    };
     if let Err(error) = stored {
         tracing::warn!(%error, "the configuration was not stored with the backup");
         job.progress.note(&format!(

@@ -28,34 +28,42 @@ pub struct ConfigurationSnapshot {
 }
 
 impl Installation {
-    /// Stores the present configuration in `repository`, unless the newest stored one is the same.
-    /// Blocks.
+    /// The present configuration, unless the newest one that `repository` has is the same. Blocks.
     ///
     /// # Errors
-    /// When the repository cannot be read or written.
-    pub fn snapshot_configuration(&self, repository: &Repository) -> Result<(), InstallationError> {
+    /// When the repository cannot be read.
+    pub fn configuration_to_store(
+        &self,
+        repository: &Repository,
+    ) -> Result<Option<ConfigurationSnapshot>, InstallationError> {
         let snapshot = ConfigurationSnapshot {
             version: SNAPSHOT_VERSION,
             taken: self.clock.now(),
             engine: self.config.engine.clone(),
             tiers: self.config.tiers.clone(),
         };
-        if let Some(newest) = newest_snapshot(repository)?
-            && newest.engine == snapshot.engine
-            && newest.tiers == snapshot.tiers
-        {
-            return Ok(());
-        }
-        let body =
-            serde_json::to_vec(&snapshot).map_err(|error| InstallationError::BadSnapshot {
-                place: repository.describe(),
-                detail: error.to_string(),
-            })?;
+        let newest = newest_snapshot(repository)?;
+        let is_same = newest.is_some_and(|newest| {
+            newest.engine == snapshot.engine && newest.tiers == snapshot.tiers
+        });
+        Ok((!is_same).then_some(snapshot))
+    }
+}
+
+impl ConfigurationSnapshot {
+    /// Stores it. Blocks.
+    ///
+    /// # Errors
+    /// When the repository cannot be written.
+    pub fn store(&self, repository: &Repository) -> Result<(), InstallationError> {
+        let body = serde_json::to_vec(self).map_err(|error| InstallationError::BadSnapshot {
+            place: repository.describe(),
+            detail: error.to_string(),
+        })?;
         // Names sort by time; the random part keeps two hosts from colliding.
         let name = format!(
             "{}-{}",
-            snapshot
-                .taken
+            self.taken
                 .format("%Y%m%dT%H%M%S%.6fZ")
                 .to_string()
                 .replace('.', ""),

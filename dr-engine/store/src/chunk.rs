@@ -19,8 +19,8 @@ pub enum Cutting {
     Content,
 }
 
-/// 64 pages of 8 KiB: larger compresses a little better, smaller stores less of a file that is read whole again.
-pub(crate) const PAGES_BYTES: usize = 512 * 1024;
+/// 32 pages of 8 KiB: larger compresses a little better, smaller stores less of a changed file and is restored faster.
+pub(crate) const PAGES_BYTES: usize = 256 * 1024;
 const CONTENT_BYTES_MIN: usize = 128 * 1024;
 const CONTENT_BYTES_AVERAGE: usize = 512 * 1024;
 const CONTENT_BYTES_MAX: usize = 2 * 1024 * 1024;
