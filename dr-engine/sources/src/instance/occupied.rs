@@ -17,13 +17,13 @@ pub fn occupied(data_directory: &Path) -> Option<String> {
 }
 
 /// [`occupied`], after waiting so long for what is about to end: of a server that was killed, processes may be left
-/// for a moment.
+/// for a moment. Its lock file is believed at once.
 #[must_use]
 pub fn occupied_after(data_directory: &Path, patience: Duration) -> Option<String> {
     let mut why = None;
     wait_until(patience, || {
         why = occupied(data_directory);
-        why.is_none()
+        why.is_none() || lock_file_speaks(data_directory).is_some()
     });
     why
 }
