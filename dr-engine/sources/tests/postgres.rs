@@ -167,9 +167,14 @@ async fn a_page_changed_since_the_start_is_excused_and_mended_by_the_wal() {
     let server = home.start(&data, &[]);
     run(&server, ROWS).await;
     let file = text(&server, "select pg_relation_filepath('item')").await;
-    let mut backup = BaseBackup::begin(session(&server).await, &data, "test")
-        .await
-        .unwrap();
+    let mut backup = BaseBackup::begin(
+        session(&server).await,
+        session(&server).await,
+        &data,
+        "test",
+    )
+    .await
+    .unwrap();
     // All rows of the second page move to its free space or elsewhere; the WAL gets the whole page.
     run(
         &server,
@@ -274,9 +279,14 @@ async fn a_cancelled_backup_leaves_the_server_as_it_was() {
         home.path("captured"),
         Box::new(move |_| at_first_file.cancel()),
     );
-    let mut backup = BaseBackup::begin(session(&server).await, &data, "test")
-        .await
-        .unwrap();
+    let mut backup = BaseBackup::begin(
+        session(&server).await,
+        session(&server).await,
+        &data,
+        "test",
+    )
+    .await
+    .unwrap();
     let held = "select count(*) from pg_replication_slots where temporary";
     assert_eq!(number(&server, held).await, 1);
     let error = backup
@@ -297,6 +307,39 @@ async fn a_cancelled_backup_leaves_the_server_as_it_was() {
     back_up(&server, &sink, &home.folder("wal")).await.unwrap();
 }
 
+/// Where a slot would keep more WAL than `max_slot_wal_keep_size`, a checkpoint ends the session that has it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_outlives_the_slot_that_the_server_gives_up() {
+    let home = Home::new();
+    let data = home.initdb("source", true);
+    let server = home.start(
+        &data,
+        &[
+            ("max_slot_wal_keep_size", "1MB"),
+            ("max_wal_size", "32MB"),
+            ("min_wal_size", "32MB"),
+        ],
+    );
+    run(&server, ROWS).await;
+    let (one, other) = (session(&server).await, session(&server).await);
+    let mut backup = BaseBackup::begin(one, other, &data, "test").await.unwrap();
+    let held = "select count(*) from pg_replication_slots where temporary";
+    assert_eq!(number(&server, held).await, 1);
+    for _ in 0..6 {
+        run(&server, "create table w as select 1; drop table w").await;
+        run(&server, "select pg_switch_wal()").await;
+    }
+    run(&server, "checkpoint").await;
+    wait_for_zero(&server, held).await;
+    let sink = Arc::new(FolderSink::new(home.path("captured")));
+    let cancel = CancellationToken::new();
+    backup
+        .capture(Arc::clone(&sink) as _, reading(2), Arc::new(Silent), cancel)
+        .await
+        .unwrap();
+    backup.end(sink as _).await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dropped_capture_stops_reading_and_ends_its_session() {
     let home = Home::new();
@@ -315,9 +358,14 @@ async fn a_dropped_capture_stops_reading_and_ends_its_session() {
         }),
     );
     let sink = Arc::new(sink);
-    let mut backup = BaseBackup::begin(session(&server).await, &data, "test")
-        .await
-        .unwrap();
+    let mut backup = BaseBackup::begin(
+        session(&server).await,
+        session(&server).await,
+        &data,
+        "test",
+    )
+    .await
+    .unwrap();
     let into = Arc::clone(&sink);
     let task = tokio::spawn(async move {
         backup
@@ -358,7 +406,13 @@ async fn a_role_without_the_right_is_told_the_grant() {
         url: server.url("postgres").replace("postgres@", "clerk@"),
         password: None,
     };
-    let begun = BaseBackup::begin(connect(&options).await.unwrap(), &data, "test").await;
+    let begun = BaseBackup::begin(
+        connect(&options).await.unwrap(),
+        connect(&options).await.unwrap(),
+        &data,
+        "test",
+    )
+    .await;
     let error = begun.unwrap_err();
     assert!(matches!(error, SourceError::MissingRight { .. }), "{error}");
     let hint = error.hint().unwrap();
@@ -374,9 +428,14 @@ async fn a_role_without_the_right_is_told_the_grant() {
         pg_backup_stop(boolean) to clerk",
     )
     .await;
-    let mut backup = BaseBackup::begin(connect(&options).await.unwrap(), &data, "test")
-        .await
-        .unwrap();
+    let mut backup = BaseBackup::begin(
+        connect(&options).await.unwrap(),
+        connect(&options).await.unwrap(),
+        &data,
+        "test",
+    )
+    .await
+    .unwrap();
     let sink = Arc::new(FolderSink::new(home.path("captured")));
     let nothing = CancellationToken::new();
     backup
@@ -403,9 +462,14 @@ async fn a_folder_that_is_not_the_servers_is_refused() {
         let folder = folder.to_owned();
         let server = &server;
         async move {
-            BaseBackup::begin(session(server).await, &folder, "test")
-                .await
-                .unwrap_err()
+            BaseBackup::begin(
+                session(server).await,
+                session(server).await,
+                &folder,
+                "test",
+            )
+            .await
+            .unwrap_err()
         }
     };
     let error = begin(&other).await;

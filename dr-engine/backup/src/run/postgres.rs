@@ -258,12 +258,12 @@ async fn capture(
         }
     };
     // A dedicated session: the server voids the backup the moment it ends.
-    let session = connect(&connect_options(job, source)?)
-        .await
-        .map_err(failed())?;
+    let options = connect_options(job, source)?;
+    let session = connect(&options).await.map_err(failed())?;
+    let holder = connect(&options).await.map_err(failed())?;
     job.progress.phase("waiting for a checkpoint", None);
     let label = format!("dr {}", job.name());
-    let mut backup = BaseBackup::begin(session, &source.data_directory, &label)
+    let mut backup = BaseBackup::begin(session, holder, &source.data_directory, &label)
         .await
         .map_err(failed())?;
     let (writer, base) = find_base(job, source, &backup, writer).await?;

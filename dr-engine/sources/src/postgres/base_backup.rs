@@ -2,7 +2,7 @@
 //!
 //! One dedicated session from `pg_backup_start` to `pg_backup_stop`: the server ties its backup mode
 //! to it (26.3.3), so whatever ends the session, be it our death, voids the backup and leaves the
-//! server as it was. A temporary replication slot of the same session keeps the WAL that the copy
+//! server as it was. A temporary replication slot of another session keeps the WAL that the copy
 //! will need; it goes with the session too.
 //!
 //! Order: backup mode on; list; folders, links and files in parallel, pages checked on the way;
@@ -99,11 +99,11 @@ pub struct CaptureSummary {
     pub changed_pages: u64,
 }
 
-/// Keeps the server from removing the WAL of a backup (a temporary replication slot on the backup's
-/// own session). Drop it when the WAL is stored.
+/// Keeps the server from removing the WAL of a backup (a temporary replication slot on a session of its
+/// own). Drop it when the WAL is stored.
 #[derive(Debug)]
 pub struct WalHold {
-    _session: PgConnection,
+    _holder: Option<PgConnection>,
     holds: bool,
 }
 
@@ -139,6 +139,7 @@ pub struct BaseBackupResult {
 #[derive(Debug)]
 pub struct BaseBackup {
     session: PgConnection,
+    holder: Option<PgConnection>,
     identity: ClusterIdentity,
     control: ControlData,
     data_directory: PathBuf,
@@ -157,12 +158,15 @@ struct Captured {
 }
 
 impl BaseBackup {
-    /// Checks that `data_directory` is the server's, and puts the server into backup mode.
+    /// Checks that `data_directory` is the server's, and puts the server into backup mode. `holder` is another
+    /// session of the same role, for the slot that keeps the WAL: where that grows beyond
+    /// `max_slot_wal_keep_size`, the server ends the session that has the slot, and must not end the backup.
     ///
     /// # Errors
     /// When the folder is not readable or not the server's, or the role may not take backups.
     pub async fn begin(
         mut session: PgConnection,
+        holder: PgConnection,
         data_directory: &Path,
         label: &str,
     ) -> Result<Self, SourceError> {
@@ -177,17 +181,18 @@ impl BaseBackup {
         session::check_rights(&mut session, &identity).await?;
         session::lift_limits(&mut session).await?;
         let mut facts = facts::gather(&mut session, identity.major_version()).await?;
-        let holds_wal = match session::hold_wal(&mut session).await {
-            Ok(()) => true,
+        let started = session::server_time(&mut session).await?;
+        let start_lsn = session::start(&mut session, identity.major_version(), label).await?;
+        // The server keeps all WAL from its last checkpoint on, so none is gone in between.
+        let (holder, holds_wal) = match session::hold_wal(holder).await {
+            Ok(holder) => (Some(holder), true),
             Err(error) => {
                 facts.notes.push(format!(
                     "the server may recycle WAL of this backup: {error}"
                 ));
-                false
+                (None, false)
             }
         };
-        let started = session::server_time(&mut session).await?;
-        let start_lsn = session::start(&mut session, identity.major_version(), label).await?;
         identity.timeline = session::timeline(&mut session).await?;
         // A standby's backup begins where its primary's checkpoint did, however long ago that was.
         let started = match identity.in_recovery {
@@ -196,6 +201,7 @@ impl BaseBackup {
         };
         Ok(Self {
             session,
+            holder,
             identity,
             control,
             data_directory: data_directory.to_owned(),
@@ -368,7 +374,7 @@ impl BaseBackup {
             summary: captured.summary,
             details,
             wal_hold: WalHold {
-                _session: self.session,
+                _holder: self.holder,
                 holds: self.holds_wal,
             },
         })

@@ -215,7 +215,8 @@ pub(crate) async fn back_up(
     wal: &Path,
 ) -> Result<BaseBackupResult, SourceError> {
     let data = server.data_directory().to_owned();
-    let mut backup = BaseBackup::begin(session(server).await, &data, "test").await?;
+    let mut backup =
+        BaseBackup::begin(session(server).await, session(server).await, &data, "test").await?;
     backup
         .capture(
             Arc::clone(sink) as _,

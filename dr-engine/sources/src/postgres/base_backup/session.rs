@@ -108,13 +108,17 @@ pub(super) async fn check_rights(
 
 /// Makes a temporary slot that keeps the WAL from here on, bounded by the server's own
 /// `max_slot_wal_keep_size`.
-pub(super) async fn hold_wal(session: &mut PgConnection) -> Result<(), sqlx::Error> {
+pub(super) async fn hold_wal(mut holder: PgConnection) -> Result<PgConnection, sqlx::Error> {
+    // It has nothing else to do until the backup is stored.
+    sqlx::raw_sql("set idle_session_timeout = 0")
+        .execute(&mut holder)
+        .await?;
     sqlx::query(
         "select pg_create_physical_replication_slot('dr_backup_' || pg_backend_pid(), true, true)",
     )
-    .execute(session)
-    .await
-    .map(drop)
+    .execute(&mut holder)
+    .await?;
+    Ok(holder)
 }
 
 pub(super) async fn start(
