@@ -23,7 +23,7 @@ fn twenty_kills_lose_nothing_acknowledged_and_damage_nothing_stored() {
             while scene::running_backups(&world) == 0 && began.elapsed() < Duration::from_secs(10) {
                 sleep(Duration::from_millis(50));
             }
-            sleep(Duration::from_millis(scene::random(400)));
+            sleep(Duration::from_millis(scene::random(150)));
             scene::kill(pid);
             drop(daemon.wait());
             // The journal as the dead daemon left it.
@@ -32,7 +32,7 @@ fn twenty_kills_lose_nothing_acknowledged_and_damage_nothing_stored() {
             let pid = wait_until("a push", Duration::from_secs(30), || {
                 scene::push_pid(&world)
             });
-            sleep(Duration::from_millis(scene::random(30)));
+            sleep(Duration::from_millis(scene::random(15)));
             inside += usize::from(scene::push_pid(&world) == Some(pid));
             scene::kill(pid);
         }
