@@ -4,7 +4,8 @@
 //! stored, and refuses what cannot be reached. [`execute`] carries it out. Until the very last file is
 //! in place, a restored data directory cannot be started: `global/pg_control` comes last, by rename.
 //! A crash leaves a folder that PostgreSQL refuses and that a second restore refuses too, because it
-//! is not empty; nothing that existed before is touched.
+//! is not empty; nothing that existed before is touched. Only a restore that is asked for it goes over a
+//! stopped state of the same cluster (`execute::over`); interrupted, the same restore goes on.
 
 #![cfg_attr(
     test,

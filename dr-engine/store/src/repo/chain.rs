@@ -155,7 +155,7 @@ impl Inner {
     /// Lists a restore point whose object is stored. `may_go_on` is asked each time between reading the
     /// newest entry and adding the next: whoever ends a session adds an entry behind that, so a writer
     /// that was suspended at any instant finds the number taken, and is asked again. `head` is the newest
-    /// entry as it was read since the object was made.
+    /// entry as it was read beside storing the object: what came since has taken its number.
     pub(crate) fn chain_listed(
         &self,
         point: &RestorePoint,

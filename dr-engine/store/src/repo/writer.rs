@@ -8,8 +8,8 @@
 //! 131,072 chunks of them; the last index; a look whether everything the point needs is there and nothing of it condemned;
 //! the restore point's object, and reading the newest entry of the list of restore points; the same look, but
 //! for the packs being there; the next entry, unless another took its place: then again from the newest entry on.
-//! Only then is it listed. A crash leaves a session, packs and indexes that the next backup makes use of, or a restore point's object
-//! that is in no list.
+//! Only then is it listed. A crash leaves a session, packs and indexes that the next backup makes use of, or a
+//! restore point's object that is in no list.
 //!
 //! A chunk is reused only when an index names it, its pack was listed whole after the session was
 //! stored, and the pack is not condemned.
