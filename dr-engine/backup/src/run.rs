@@ -6,6 +6,7 @@ mod increment;
 mod nats;
 mod postgres;
 mod secure;
+mod server_wal;
 mod sink;
 
 use std::path::Path;

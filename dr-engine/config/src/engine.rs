@@ -177,8 +177,11 @@ pub struct PostgresSource {
     /// `postgres://user@host:port/database`; a password comes from `password_env`, `password_file`
     /// or `PGPASSFILE`, never from here. A socket folder goes into `?host=/run/postgresql`.
     pub url: String,
-    /// The cluster's data directory on this host.
+    /// The cluster's data directory; on this host, unless base backups are received.
     pub data_directory: PathBuf,
+    /// How base backups come by the cluster's files.
+    #[serde(default, skip_serializing_if = "BaseBackupBy::is_default")]
+    pub base_backup: BaseBackupBy,
     /// An environment variable that holds the password.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub password_env: Option<String>,
@@ -202,6 +205,23 @@ pub struct PostgresSource {
     /// out. 0: always.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub full_read_every: Option<HumanDuration>,
+}
+
+/// How base backups come by a cluster's files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BaseBackupBy {
+    /// They are read in the data directory, on this host.
+    #[default]
+    Read,
+    /// The server sends them, from whatever host it is on.
+    Receive,
+}
+
+impl BaseBackupBy {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// Every file is read so often where nothing is said: what rots on the source's disk, and what changed

@@ -31,8 +31,9 @@ pub use drill::{
     SandboxConfig,
 };
 pub use engine::{
-    EngineFile, FilesSource, NatsSource, PostgresSource, PruneSchedule, RepositoryConfig,
-    StreamConfig, TenancyConfig, TenancyModel, TenantTable, WorkloadConfig, WorkloadSource,
+    BaseBackupBy, EngineFile, FilesSource, NatsSource, PostgresSource, PruneSchedule,
+    RepositoryConfig, StreamConfig, TenancyConfig, TenancyModel, TenantTable, WorkloadConfig,
+    WorkloadSource,
 };
 pub use error::ConfigError;
 pub use key_source::{ChosenKey, KeyCommandSource, KeySource};

@@ -26,8 +26,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dr_config::{
-    Config, EngineFile, FilesSource, KeySource, PruneSchedule, RepositoryConfig, Tier,
-    WorkloadConfig, WorkloadSource,
+    BaseBackupBy, Config, EngineFile, FilesSource, KeySource, PruneSchedule, RepositoryConfig,
+    Tier, WorkloadConfig, WorkloadSource,
 };
 use dr_installation::Installation;
 use dr_model::{Progress, RestorePoint, RestorePointId, WorkloadName};
@@ -242,6 +242,8 @@ impl Sandbox {
                 let mut source = source.clone();
                 source.url = cluster::loopback_url(&source.url, port)?;
                 source.data_directory = place.join("data");
+                // It is on this host, wherever the original is.
+                source.base_backup = BaseBackupBy::Read;
                 source.password_env = None;
                 source.password_file = None;
                 own.postgres = Some(source);

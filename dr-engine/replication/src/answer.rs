@@ -60,7 +60,8 @@ impl Answer {
     }
 }
 
-fn failed(wire: &Wire, action: Action, message: ServerMessage) -> ReplicationError {
+/// An error that the server told.
+pub(crate) fn failed(wire: &Wire, action: Action, message: ServerMessage) -> ReplicationError {
     let place = wire.place.clone();
     let server = Box::new(message);
     if is_unavailable(&server.code) {

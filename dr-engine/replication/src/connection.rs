@@ -257,7 +257,7 @@ impl Connection {
         within(limit, place, self.answer(action)).await
     }
 
-    fn begin(&mut self, command: &str) -> Result<(), ReplicationError> {
+    pub(crate) fn begin(&mut self, command: &str) -> Result<(), ReplicationError> {
         if !self.is_ready {
             return Err(ReplicationError::Occupied {
                 place: self.wire.place.clone(),
@@ -279,12 +279,32 @@ impl Connection {
         }
     }
 
+    /// Reads on to the end of an answer that is not wanted any more.
+    pub(crate) async fn wait_until_answered(&mut self) -> Result<(), ReplicationError> {
+        while !matches!(
+            self.receive().await?,
+            Frame::Message(Message::ReadyForQuery(_))
+        ) {}
+        self.is_ready = true;
+        Ok(())
+    }
+
     /// The next message that is not just news. May be dropped at any time.
     pub(crate) async fn receive(&mut self) -> Result<Frame, ReplicationError> {
         loop {
+            match self.receive_with_notices().await? {
+                Frame::Message(Message::NoticeResponse(_)) => {}
+                frame => return Ok(frame),
+            }
+        }
+    }
+
+    /// As [`Self::receive`], but notices are news that is wanted.
+    pub(crate) async fn receive_with_notices(&mut self) -> Result<Frame, ReplicationError> {
+        loop {
             match self.wire.receive().await? {
                 Frame::Message(Message::ParameterStatus(body)) => self.note(&body)?,
-                Frame::Message(Message::NoticeResponse(_) | Message::NotificationResponse(_)) => {}
+                Frame::Message(Message::NotificationResponse(_)) => {}
                 frame => return Ok(frame),
             }
         }

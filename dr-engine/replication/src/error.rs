@@ -47,6 +47,8 @@ pub enum Action {
     History,
     /// `START_REPLICATION`, and everything until the stream ends.
     Stream,
+    /// `BASE_BACKUP`, and everything until it ends.
+    BaseBackup,
 }
 
 impl fmt::Display for Action {
@@ -58,6 +60,7 @@ impl fmt::Display for Action {
             Self::DropSlot => "drop the replication slot",
             Self::History => "send the history of a timeline",
             Self::Stream => "stream its log",
+            Self::BaseBackup => "send a base backup",
         })
     }
 }

@@ -1,5 +1,5 @@
-//! Receiving PostgreSQL's write-ahead log as it is written: the client side of physical streaming
-//! replication. Versions 14 to 18.
+//! Receiving PostgreSQL's write-ahead log as it is written, and whole clusters: the client side of physical
+//! streaming replication. Versions 14 to 18.
 //!
 //! A server keeps the newest segment of its log to itself until the segment is full. What is in it is
 //! lost with the server, unless somebody receives it as it is written. This is what a standby does, and
@@ -22,6 +22,7 @@ mod account;
 pub mod address;
 mod answer;
 mod authentication;
+pub mod base_backup;
 pub mod connection;
 pub mod error;
 mod frame;
@@ -34,6 +35,9 @@ mod transport;
 mod wire;
 
 pub use address::{Address, ClientCertificate, Host, Tls, TlsMode};
+pub use base_backup::{
+    BackupEnd, BackupEvent, BackupStart, BaseBackup, BaseBackupOptions, SentTablespace,
+};
 pub use connection::{Connection, SlotCreated, SystemIdentity};
 pub use error::{Action, ReplicationError, ServerMessage};
 pub use message::Event;

@@ -4,7 +4,9 @@ use std::str::FromStr;
 
 use bytes::Bytes;
 use fallible_iterator::FallibleIterator;
-use postgres_protocol::message::backend::{DataRowBody, ErrorResponseBody, RowDescriptionBody};
+use postgres_protocol::message::backend::{
+    DataRowBody, ErrorFields, ErrorResponseBody, NoticeResponseBody, RowDescriptionBody,
+};
 
 use crate::ServerMessage;
 
@@ -54,6 +56,16 @@ impl Rows {
         self.rows.is_empty()
     }
 
+    /// Each row by itself.
+    pub(crate) fn each(self) -> impl Iterator<Item = Self> {
+        let names = self.names;
+        self.rows.into_iter().map(move |row| Self {
+            names: names.clone(),
+            rows: vec![row],
+            bytes: 0,
+        })
+    }
+
     fn only(&self) -> Result<&[Option<Bytes>], String> {
         match self.rows.as_slice() {
             [row] => Ok(row),
@@ -86,6 +98,16 @@ impl Rows {
             .map_err(|_| format!("its `{column}` is not UTF-8"))
     }
 
+    /// A column of the only row, read as what it is; `None` where it is null.
+    pub(crate) fn optional<T: FromStr>(&self, column: &str) -> Result<Option<T>, String> {
+        let row = self.only()?;
+        let place = self.names.iter().position(|name| name == column);
+        match place.and_then(|place| row.get(place)) {
+            Some(None) => Ok(None),
+            _ => self.value(column).map(Some),
+        }
+    }
+
     /// A column of the only row, read as what it is.
     pub(crate) fn value<T: FromStr>(&self, column: &str) -> Result<T, String> {
         let text = self.text(column)?;
@@ -96,8 +118,16 @@ impl Rows {
 
 /// Reads an error of the server. What is missing in it stays empty.
 pub(crate) fn server_message(body: &ErrorResponseBody) -> Result<ServerMessage, String> {
+    message_of(body.fields())
+}
+
+/// Reads a notice of the server, as [`server_message`].
+pub(crate) fn notice_message(body: &NoticeResponseBody) -> Result<ServerMessage, String> {
+    message_of(body.fields())
+}
+
+fn message_of(mut fields: ErrorFields<'_>) -> Result<ServerMessage, String> {
     let mut message = ServerMessage::default();
-    let mut fields = body.fields();
     loop {
         let field = fields.next();
         let Some(field) = field.map_err(|error| format!("an error that is cut off: {error}"))?

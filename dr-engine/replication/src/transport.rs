@@ -1,14 +1,20 @@
 //! Reaching the server: TCP or a Unix socket, encrypted or not.
 
 use std::io;
+use std::time::Duration;
 
 use bytes::BytesMut;
 use postgres_protocol::message::frontend;
+use rustix::net::sockopt;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 
 use crate::tls;
 use crate::{Address, Host, ReplicationError, TlsMode};
+
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
+const KEEPALIVE_PAUSE: Duration = Duration::from_secs(15);
+const KEEPALIVE_TRIES: u32 = 4;
 
 /// Something to read from and write to.
 pub(crate) trait Duplex: AsyncRead + AsyncWrite + Send + Sync + Unpin {}
@@ -36,10 +42,20 @@ pub(crate) async fn open(address: &Address) -> Result<Transport, ReplicationErro
             let socket = connected.map_err(|source| down(address, source))?;
             // A status update is small and somebody's commit may wait for it.
             let set = socket.set_nodelay(true);
-            set.map_err(|source| down(address, source))?;
+            set.and_then(|()| notice_a_lost_peer(&socket))
+                .map_err(|source| down(address, source))?;
             encrypt(socket, host, address).await
         }
     }
+}
+
+/// A host that vanishes without a word is missed within two minutes, also by who only waits.
+fn notice_a_lost_peer(socket: &TcpStream) -> io::Result<()> {
+    sockopt::set_socket_keepalive(socket, true)?;
+    sockopt::set_tcp_keepidle(socket, KEEPALIVE_IDLE)?;
+    sockopt::set_tcp_keepintvl(socket, KEEPALIVE_PAUSE)?;
+    sockopt::set_tcp_keepcnt(socket, KEEPALIVE_TRIES)?;
+    Ok(())
 }
 
 async fn encrypt(

@@ -295,8 +295,26 @@ impl Prepared {
         options
             .settings
             .push(("lc_messages".to_owned(), "C".to_owned()));
+        if has_tablespace_inside(&self.data_directory)? {
+            let setting = "allow_in_place_tablespaces";
+            (options.settings).push((setting.to_owned(), "on".to_owned()));
+        }
         Ok(options)
     }
+}
+
+/// Whether a tablespace lies in the data directory: recovery does not end with one unless it is allowed.
+fn has_tablespace_inside(data_directory: &Path) -> Result<bool, RestoreError> {
+    let folder = data_directory.join("pg_tblspc");
+    for entry in fs::read_dir(&folder).map_err(file_error("list", &folder))? {
+        let entry = entry.map_err(file_error("list", &folder))?;
+        // Of the link itself.
+        let kind = entry.file_type().map_err(file_error("examine", &folder))?;
+        if kind.is_dir() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// The role that may read everything: the cluster's first superuser.

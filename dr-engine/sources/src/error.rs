@@ -194,6 +194,9 @@ pub enum SourceError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// The server could not send what was asked of it.
+    #[error(transparent)]
+    Replication(#[from] dr_replication::ReplicationError),
     /// Anything said best in a sentence.
     #[error("{0}")]
     Refused(String),
@@ -241,6 +244,7 @@ impl SourceError {
             Self::Nats { .. } => {
                 "start the server, or correct the workload's `nats.url`".to_owned()
             }
+            Self::Replication(error) => return error.hint().map(str::to_owned),
             _ => return None,
         })
     }

@@ -3,6 +3,8 @@
 
 #[path = "postgres/cluster.rs"]
 mod cluster;
+#[path = "postgres/streamed.rs"]
+mod streamed;
 
 use std::fs;
 use std::os::unix::fs::FileExt;

@@ -9,11 +9,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use dr_config::PostgresSource;
+use dr_config::{BaseBackupBy, PostgresSource};
 use dr_model::{ByteCount, Condition, Position, RestorePoint, RestorePointId, WalFileName};
+use dr_replication::Address;
+use dr_sources::SourceError;
 use dr_sources::postgres::{
     BaseBackup, BaseBackupResult, CaptureDetails, CaptureOptions, CaptureSummary, ClusterIdentity,
-    ConnectOptions, CorruptPage, check_data_directory, connect, identify, name_relation,
+    ConnectOptions, CorruptPage, StreamedOptions, check_data_directory, connect, identify,
+    name_relation, receive_base_backup,
 };
 use dr_store::BackupWriter;
 use serde::{Deserialize, Serialize};
@@ -21,6 +24,7 @@ use serde::{Deserialize, Serialize};
 use super::changes::Log;
 use super::increment::{Base, Beginning, Increment};
 use super::secure::{Origin, secure_wal};
+use super::server_wal::{Remote, ServerWal};
 use super::sink::StoreSink;
 use super::{Job, blocking};
 use crate::error::{source_error, store_error};
@@ -81,15 +85,18 @@ pub(super) async fn back_up(
         result,
         sink,
         since,
-        in_recovery,
-    } = capture(job, source, writer).await?;
-    let origin = match in_recovery {
+    } = match source.base_backup {
+        BaseBackupBy::Read => capture(job, source, writer).await?,
+        BaseBackupBy::Receive => receive(job, source, writer).await?,
+    };
+    let origin = match result.in_recovery {
         true => Origin::Standby,
         false => Origin::Primary {
             archives: archives(&identity.archive_mode, &identity.archive_command),
         },
     };
-    let secured = secure_wal(job, source, &result.position, origin).await?;
+    let server = server_wal(job, source, &result)?;
+    let secured = secure_wal(job, server, &result.position, origin).await?;
     // The WAL is stored: the server need not keep it any longer.
     let BaseBackupResult {
         position,
@@ -97,6 +104,7 @@ pub(super) async fn back_up(
         moment,
         summary,
         details,
+        in_recovery: _,
         wal_hold,
     } = result;
     drop(wal_hold);
@@ -208,7 +216,6 @@ struct Captured {
     sink: Arc<StoreSink>,
     /// The point that it took over from, and when everything was last read.
     since: Option<(RestorePointId, DateTime<Utc>)>,
-    in_recovery: bool,
 }
 
 fn connect_options(job: &Job<'_>, source: &PostgresSource) -> Result<ConnectOptions, BackupError> {
@@ -233,8 +240,10 @@ async fn prepare(job: &Job<'_>, source: &PostgresSource) -> Result<ClusterIdenti
             "identify the server of `{}`",
             job.name()
         )))?;
-    check_data_directory(&source.data_directory, &identity)
-        .map_err(source_error(format!("back up `{}`", job.name())))?;
+    if source.base_backup == BaseBackupBy::Read {
+        check_data_directory(&source.data_directory, &identity)
+            .map_err(source_error(format!("back up `{}`", job.name())))?;
+    }
     let (repository, name) = (job.repository.clone(), job.name().clone());
     let (system_id, now) = (identity.system_id, job.installation.clock.now());
     blocking("bind the workload", move || {
@@ -250,20 +259,13 @@ async fn capture(
     source: &PostgresSource,
     writer: BackupWriter,
 ) -> Result<Captured, BackupError> {
-    let failed = || {
-        let name = job.name().clone();
-        move |error: dr_sources::SourceError| match error {
-            dr_sources::SourceError::Cancelled { .. } => BackupError::Cancelled(name),
-            other => source_error(format!("back up `{name}`"))(other),
-        }
-    };
+    let failed = || not_captured(job);
     // A dedicated session: the server voids the backup the moment it ends.
     let options = connect_options(job, source)?;
     let session = connect(&options).await.map_err(failed())?;
     let holder = connect(&options).await.map_err(failed())?;
     job.progress.phase("waiting for a checkpoint", None);
-    let label = format!("dr {}", job.name());
-    let mut backup = BaseBackup::begin(session, holder, &source.data_directory, &label)
+    let mut backup = BaseBackup::begin(session, holder, &source.data_directory, &label(job))
         .await
         .map_err(failed())?;
     let (writer, base) = find_base(job, source, &backup, writer).await?;
@@ -285,7 +287,6 @@ async fn capture(
         )
         .await
         .map_err(failed())?;
-    let in_recovery = backup.identity().in_recovery;
     let result = backup
         .end(Arc::clone(&sink) as Arc<dyn dr_sources::ItemSink>)
         .await
@@ -294,8 +295,70 @@ async fn capture(
         result,
         sink,
         since,
-        in_recovery,
     })
+}
+
+/// Has the server send everything. What it holds already is not stored again.
+async fn receive(
+    job: &Job<'_>,
+    source: &PostgresSource,
+    writer: BackupWriter,
+) -> Result<Captured, BackupError> {
+    let sink = Arc::new(StoreSink::new(writer));
+    let options = StreamedOptions {
+        label: label(job),
+        data_directory: source.data_directory.clone(),
+        parallelism: source.read_parallelism,
+        bytes_per_second: source.read_rate.map(|rate| rate.bytes_per_second),
+    };
+    let result = receive_base_backup(
+        &connect_options(job, source)?,
+        &options,
+        Arc::clone(&sink) as Arc<dyn dr_sources::ItemSink>,
+        Arc::clone(&job.progress),
+        &job.cancel,
+    )
+    .await
+    .map_err(not_captured(job))?;
+    Ok(Captured {
+        result,
+        sink,
+        since: None,
+    })
+}
+
+/// What the backup is called on the server.
+fn label(job: &Job<'_>) -> String {
+    format!("dr {}", job.name())
+}
+
+fn not_captured(job: &Job<'_>) -> impl FnOnce(SourceError) -> BackupError + use<> {
+    let name = job.name().clone();
+    move |error| match error {
+        SourceError::Cancelled { .. } => BackupError::Cancelled(name),
+        other => source_error(format!("back up `{name}`"))(other),
+    }
+}
+
+/// Where the WAL of a backup is found that is not in the repository yet.
+fn server_wal(
+    job: &Job<'_>,
+    source: &PostgresSource,
+    result: &BaseBackupResult,
+) -> Result<ServerWal, BackupError> {
+    if source.base_backup == BaseBackupBy::Read {
+        return Ok(ServerWal::Folder(source.data_directory.join("pg_wal")));
+    }
+    let options = connect_options(job, source)?;
+    let address = Address::from_url(&options.url, options.password)
+        .map_err(|source| not_captured(job)(source.into()))?;
+    Ok(ServerWal::Remote(Box::new(Remote {
+        workload: job.name().clone(),
+        address,
+        runtime: tokio::runtime::Handle::current(),
+        system_id: result.position.system_id,
+        segment_bytes: result.position.wal_segment_bytes,
+    })))
 }
 
 /// Finds out what need not be read again, and tells which it is.

@@ -1,20 +1,19 @@
 //! The WAL without which a base backup cannot start: brought into the repository, and read back.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
-use dr_config::PostgresSource;
 use dr_model::{Lsn, PostgresPosition, WalFileName, WorkloadName};
 use dr_store::Repository;
 use dr_wal::page::SegmentHeader;
 use dr_wal::{Ended, Outcome, Reader};
 use tokio_util::sync::CancellationToken;
 
+use super::server_wal::ServerWal;
 use super::{Job, blocking};
-use crate::error::{file_error, store_error};
+use crate::error::store_error;
 use crate::{BackupError, check_binding, wal};
 
 /// How long the archiver is given to bring the last segments by itself before we copy them.
@@ -47,7 +46,7 @@ pub(super) enum Origin {
 
 pub(super) async fn secure_wal(
     job: &Job<'_>,
-    source: &PostgresSource,
+    server: ServerWal,
     position: &PostgresPosition,
     origin: Origin,
 ) -> Result<Secured, BackupError> {
@@ -63,7 +62,7 @@ pub(super) async fn secure_wal(
     let work = WalWork {
         repository: job.repository.clone(),
         workload: job.name().clone(),
-        pg_wal: source.data_directory.join("pg_wal"),
+        server,
         position: position.clone(),
         origin,
         patience,
@@ -139,7 +138,7 @@ impl LastCommit {
 struct WalWork {
     repository: Repository,
     workload: WorkloadName,
-    pg_wal: PathBuf,
+    server: ServerWal,
     position: PostgresPosition,
     origin: Origin,
     patience: Duration,
@@ -175,25 +174,17 @@ impl WalWork {
             }
             std::thread::sleep(ARCHIVER_POLL);
         }
-        match (self.origin, missing.first()) {
-            (Origin::Standby, Some(name)) => {
-                return Err(BackupError::NotArchivedByPrimary {
-                    workload: self.workload.clone(),
-                    name: name.clone(),
-                });
-            }
-            (Origin::Standby, None) => {
-                for name in all() {
-                    if !self.is_stored(name)? {
-                        self.copy(name)?;
-                    }
-                }
-            }
-            (Origin::Primary { .. }, _) => missing.iter().try_for_each(|name| self.copy(name))?,
+        if self.origin == Origin::Standby
+            && let Some(name) = missing.first()
+        {
+            return Err(BackupError::NotArchivedByPrimary {
+                workload: self.workload.clone(),
+                name: name.clone(),
+            });
         }
         let mut commits = LastCommit::new(self.position.stop_lsn);
         for name in all() {
-            let body = self.read_back(name)?;
+            let body = self.settle(name)?;
             if self.origin == Origin::Standby && matches!(name, WalFileName::Segment { .. }) {
                 commits.read(name, &body)?;
             }
@@ -217,13 +208,7 @@ impl WalWork {
     /// The `.history` files of the cluster's own past; of timeline 1 there is none.
     fn histories(&self) -> Result<Vec<WalFileName>, BackupError> {
         let own = self.position.timeline;
-        let mut found: Vec<WalFileName> = wal::names_in(&self.pg_wal)?
-            .into_iter()
-            .filter(|name| match name {
-                WalFileName::History { timeline } => *timeline <= own,
-                _ => false,
-            })
-            .collect();
+        let mut found = self.server.histories(own)?;
         let newest = WalFileName::History { timeline: own };
         if own.0 > 1 && !found.contains(&newest) {
             found.push(newest);
@@ -231,48 +216,56 @@ impl WalWork {
         Ok(found)
     }
 
-    /// Stores a file from `pg_wal` ourselves. The segments are complete: ending the backup made a primary
-    /// switch to a new one, and a standby has received all before the one in which its backup stops.
-    fn copy(&self, name: &WalFileName) -> Result<(), BackupError> {
-        let path = self.pg_wal.join(name.to_string());
-        if !path.exists() {
-            // The archiver may have brought and removed it since we last asked.
-            if self.is_stored(name)? {
-                return Ok(());
+    /// How much of a file the server has for good: a segment is complete, because ending the backup made a
+    /// primary switch to a new one; but the one in which a standby's backup stops is still on its way to it.
+    fn complete(&self, name: &WalFileName) -> u64 {
+        let size = self.position.wal_segment_bytes;
+        match (self.origin, name.number(size)) {
+            (Origin::Standby, Some(number)) => {
+                (self.position.stop_lsn.0.saturating_sub(number * size)).min(size)
             }
-            return Err(BackupError::WalMissing {
-                workload: self.workload.clone(),
-                name: name.clone(),
-                looked_in: self.pg_wal.clone(),
-            });
+            _ => size,
         }
-        let body = read(&path)?;
+    }
+
+    /// Makes sure that a file is stored, from the server if need be, and gives back what is.
+    fn settle(&self, name: &WalFileName) -> Result<Vec<u8>, BackupError> {
+        let own = self.server.file(name, self.complete(name))?;
+        if !self.is_stored(name)? {
+            match &own {
+                // What is on its way to a standby is only compared.
+                Some(_) if self.complete(name) < self.position.wal_segment_bytes => {
+                    return Err(self.missing(name));
+                }
+                Some(body) => self.store(name, body)?,
+                // The archiver may have brought and removed it since we last asked.
+                None if self.is_stored(name)? => {}
+                None => return Err(self.missing(name)),
+            }
+        }
+        self.read_back(name, own.as_deref())
+    }
+
+    fn store(&self, name: &WalFileName, body: &[u8]) -> Result<(), BackupError> {
         if matches!(name, WalFileName::Segment { .. }) {
-            let found = wal::check_segment(name, &body)?;
+            let found = wal::check_segment(name, body)?;
             check_binding(&self.repository, &self.workload, found)?;
         }
-        wal::put(
-            &self.repository,
-            &self.workload,
-            name,
-            &body,
-            self.clock.now(),
-        )?;
-        Ok(())
+        let now = self.clock.now();
+        wal::put(&self.repository, &self.workload, name, body, now).map(drop)
     }
 
-    /// The segment as the server still has it; `None` when it was recycled already.
-    fn own_segment(&self, name: &WalFileName) -> Result<Option<Vec<u8>>, BackupError> {
-        let path = self.pg_wal.join(name.to_string());
-        match std::fs::read(&path) {
-            Ok(body) => Ok(Some(body)),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(file_error("read", &path)(error)),
+    fn missing(&self, name: &WalFileName) -> BackupError {
+        BackupError::WalMissing {
+            workload: self.workload.clone(),
+            name: name.clone(),
+            looked_in: self.server.place(),
         }
     }
 
-    /// Proves that the repository gives back what a restore of this point will ask it for.
-    fn read_back(&self, name: &WalFileName) -> Result<Vec<u8>, BackupError> {
+    /// Proves that the repository gives back what a restore of this point will ask it for; `own` is what
+    /// the server has of it.
+    fn read_back(&self, name: &WalFileName, own: Option<&[u8]>) -> Result<Vec<u8>, BackupError> {
         let body = self
             .repository
             .get_wal(&self.workload, name)
@@ -280,11 +273,7 @@ impl WalWork {
                 format!("read back {name} of `{}`", self.workload),
                 &self.repository,
             ))?
-            .ok_or_else(|| BackupError::WalMissing {
-                workload: self.workload.clone(),
-                name: name.clone(),
-                looked_in: self.pg_wal.clone(),
-            })?;
+            .ok_or_else(|| self.missing(name))?;
         let bad = |what: &str| BackupError::BadWal {
             file: name.to_string(),
             what: format!("read back from the repository, {what}"),
@@ -297,15 +286,9 @@ impl WalWork {
                 }
                 // A rescue or a copy may have stored another end under this name: the start of this very
                 // backup could be missing in it.
-                // The last one of a standby is still on its way to it, behind the stop.
-                let start = name.number(self.position.wal_segment_bytes).unwrap_or(0)
-                    * self.position.wal_segment_bytes;
-                let whole = match self.origin {
-                    Origin::Primary { .. } => body.len() as u64,
-                    Origin::Standby => self.position.stop_lsn.0.saturating_sub(start),
-                };
-                let whole = usize::try_from(whole).unwrap_or(usize::MAX).min(body.len());
-                if let Some(own) = self.own_segment(name)?
+                let whole = usize::try_from(self.complete(name)).unwrap_or(usize::MAX);
+                let whole = whole.min(body.len());
+                if let Some(own) = own
                     && own.get(..whole) != body.get(..whole)
                 {
                     return Err(bad("it is not what this server wrote"));
@@ -320,10 +303,6 @@ impl WalWork {
         }
         Ok(body)
     }
-}
-
-fn read(path: &Path) -> Result<Vec<u8>, BackupError> {
-    std::fs::read(path).map_err(file_error("read", path))
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! `dr config`.
 
-use dr_config::{StreamConfig, Workload, WorkloadSource};
+use dr_config::{BaseBackupBy, StreamConfig, Workload, WorkloadSource};
 use dr_installation::Installation;
 use dr_sources::postgres::{ClusterIdentity, ConnectOptions};
 
@@ -68,10 +68,14 @@ async fn check_postgres(
     let mut connection = dr_sources::postgres::connect(options).await?;
     let cluster = dr_sources::postgres::identify(&mut connection).await?;
     let mut problems = Vec::new();
-    if let WorkloadSource::Postgres(source) = workload.source
-        && let Some(stream) = &source.stream
-    {
-        return check_stream(&mut connection, &cluster, stream, workload).await;
+    if let WorkloadSource::Postgres(source) = workload.source {
+        if source.stream.is_some() || source.base_backup == BaseBackupBy::Receive {
+            problems = check_walsender(&mut connection, &cluster, workload).await?;
+        }
+        if let Some(stream) = &source.stream {
+            problems.extend(check_stream(&mut connection, stream, workload).await?);
+            return Ok(problems);
+        }
     }
     let archiving = cluster.archive_mode != "off" && !cluster.archive_command.is_empty();
     if !archiving {
@@ -88,11 +92,10 @@ async fn check_postgres(
     Ok(problems)
 }
 
-/// The same where WAL is received as it is written.
-async fn check_stream(
+/// Whether the server sends anything to us as it does to a standby.
+async fn check_walsender(
     connection: &mut dr_sources::postgres::PgConnection,
     cluster: &ClusterIdentity,
-    stream: &StreamConfig,
     workload: &Workload<'_>,
 ) -> Result<Vec<String>, Failure> {
     let limits = dr_sources::postgres::stream_limits(connection).await?;
@@ -105,11 +108,22 @@ async fn check_stream(
     }
     if !limits.may_replicate {
         problems.push(format!(
-            "{}: its role may not receive WAL; ALTER ROLE ... REPLICATION, and a line for `replication` \
-             in pg_hba.conf",
+            "{}: its role may not receive WAL or base backups; ALTER ROLE ... REPLICATION, and a line for \
+             `replication` in pg_hba.conf",
             workload.name
         ));
     }
+    Ok(problems)
+}
+
+/// The same as [`check_postgres`] where WAL is received as it is written.
+async fn check_stream(
+    connection: &mut dr_sources::postgres::PgConnection,
+    stream: &StreamConfig,
+    workload: &Workload<'_>,
+) -> Result<Vec<String>, Failure> {
+    let limits = dr_sources::postgres::stream_limits(connection).await?;
+    let mut problems = Vec::new();
     if limits.slot_keep_bytes.is_none() {
         problems.push(format!(
             "{}: while its repository is away, slot `{}` keeps WAL until the server's disk is full; set \

@@ -93,7 +93,7 @@ fn compare(root: &Path, pairs: &[(&Expected, Item)]) -> Result<Vec<Difference>, 
                 found.push(Difference { path, kind });
             }
         }
-        Ok(found)
+        Ok::<_, SourceError>(found)
     };
     let part = &part;
     std::thread::scope(|scope| {

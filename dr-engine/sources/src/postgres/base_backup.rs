@@ -1,4 +1,5 @@
-//! A base backup of a cluster on this host.
+//! A base backup of a cluster: read from its data directory on this host, or sent by its server
+//! ([`receive_base_backup`]).
 //!
 //! One dedicated session from `pg_backup_start` to `pg_backup_stop`: the server ties its backup mode
 //! to it (26.3.3), so whatever ends the session, be it our death, voids the backup and leaves the
@@ -13,12 +14,14 @@
 //! holds it need not be read again, where the caller says so ([`KnownFiles`]); all else is.
 
 mod config_files;
+mod ending;
 mod facts;
 mod known;
 mod listing;
 mod page;
 mod reader;
 mod session;
+mod streamed;
 mod throttle;
 mod workers;
 
@@ -27,7 +30,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use chrono::{DateTime, Utc};
-use dr_model::{Lsn, PostgresPosition, Progress, Timeline, WalFileName};
+use dr_model::{Lsn, PostgresPosition, Progress};
 use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
 use tokio_util::sync::CancellationToken;
@@ -36,6 +39,7 @@ use self::facts::Facts;
 pub use self::known::{KnownFile, KnownFiles};
 use self::listing::Listing;
 pub use self::listing::MainFork;
+pub use self::streamed::{StreamedOptions, receive_base_backup};
 use super::connection::{ClusterIdentity, check_data_directory, identify};
 use super::control::{self, ControlData};
 use super::details::{CaptureDetails, ConfigFile};
@@ -103,16 +107,30 @@ pub struct CaptureSummary {
 /// own). Drop it when the WAL is stored.
 #[derive(Debug)]
 pub struct WalHold {
-    _holder: Option<PgConnection>,
-    holds: bool,
+    holder: Option<PgConnection>,
 }
 
 impl WalHold {
+    /// Has a session keep the WAL from the last checkpoint on; notes why, where it cannot.
+    async fn take(holder: PgConnection, notes: &mut Vec<String>) -> Self {
+        match session::hold_wal(holder).await {
+            Ok(holder) => Self {
+                holder: Some(holder),
+            },
+            Err(error) => {
+                notes.push(format!(
+                    "the server may recycle WAL of this backup: {error}"
+                ));
+                Self { holder: None }
+            }
+        }
+    }
+
     /// Whether the server really keeps the WAL: without a free replication slot, or the right to use
     /// one, it may recycle a segment before it is stored.
     #[must_use]
     pub fn holds(&self) -> bool {
-        self.holds
+        self.holder.is_some()
     }
 }
 
@@ -130,6 +148,8 @@ pub struct BaseBackupResult {
     pub summary: CaptureSummary,
     /// What a restore has to know.
     pub details: CaptureDetails,
+    /// Whether the server is a standby.
+    pub in_recovery: bool,
     /// Keep this until the WAL from start to stop is stored.
     pub wal_hold: WalHold,
 }
@@ -139,12 +159,11 @@ pub struct BaseBackupResult {
 #[derive(Debug)]
 pub struct BaseBackup {
     session: PgConnection,
-    holder: Option<PgConnection>,
+    wal_hold: WalHold,
     identity: ClusterIdentity,
     control: ControlData,
     data_directory: PathBuf,
     facts: Facts,
-    holds_wal: bool,
     start_lsn: Lsn,
     started: DateTime<Utc>,
     captured: Option<Captured>,
@@ -184,15 +203,7 @@ impl BaseBackup {
         let started = session::server_time(&mut session).await?;
         let start_lsn = session::start(&mut session, identity.major_version(), label).await?;
         // The server keeps all WAL from its last checkpoint on, so none is gone in between.
-        let (holder, holds_wal) = match session::hold_wal(holder).await {
-            Ok(holder) => (Some(holder), true),
-            Err(error) => {
-                facts.notes.push(format!(
-                    "the server may recycle WAL of this backup: {error}"
-                ));
-                (None, false)
-            }
-        };
+        let wal_hold = WalHold::take(holder, &mut facts.notes).await;
         identity.timeline = session::timeline(&mut session).await?;
         // A standby's backup begins where its primary's checkpoint did, however long ago that was.
         let started = match identity.in_recovery {
@@ -201,12 +212,11 @@ impl BaseBackup {
         };
         Ok(Self {
             session,
-            holder,
+            wal_hold,
             identity,
             control,
             data_directory: data_directory.to_owned(),
             facts,
-            holds_wal,
             start_lsn,
             started,
             captured: None,
@@ -330,27 +340,8 @@ impl BaseBackup {
             ));
         };
         let stopped = session::stop(&mut self.session, self.identity.major_version()).await?;
-        if self.identity.in_recovery {
-            let consistent = session::consistent_timeline(&mut self.session).await?;
-            if consistent != self.identity.timeline.0 {
-                return Err(SourceError::Refused(format!(
-                    "the standby followed its primary from timeline {} to {consistent} while it was backed \
-                     up: run the backup again after the next checkpoint",
-                    self.identity.timeline
-                )));
-            }
-        }
-        let moment = session::server_time(&mut self.session).await?;
-        let timeline = session::label_timeline(&stopped.label).ok_or_else(|| {
-            SourceError::Refused("the server's backup label has no timeline".to_owned())
-        })?;
-        if timeline != self.identity.timeline {
-            return Err(SourceError::Refused(format!(
-                "the backup began on timeline {} and its label says {timeline}: run it again",
-                self.identity.timeline
-            )));
-        }
-        let position = self.position(timeline, stopped.lsn);
+        let moment = ending::moment(&mut self.session, &self.identity, &stopped.label).await?;
+        let position = ending::position(&self.identity, self.start_lsn, stopped.lsn);
         let data_directory = self.data_directory.clone();
         blocking(move || {
             keep_text(
@@ -373,28 +364,9 @@ impl BaseBackup {
             moment,
             summary: captured.summary,
             details,
-            wal_hold: WalHold {
-                _holder: self.holder,
-                holds: self.holds_wal,
-            },
+            in_recovery: self.identity.in_recovery,
+            wal_hold: self.wal_hold,
         })
-    }
-
-    fn position(&self, timeline: Timeline, stop_lsn: Lsn) -> PostgresPosition {
-        let segment_bytes = self.identity.wal_segment_bytes;
-        // A stop exactly at a boundary needs nothing of the segment that begins there.
-        let last_byte = Lsn(stop_lsn.0.saturating_sub(1));
-        PostgresPosition {
-            system_id: self.identity.system_id,
-            timeline,
-            start_lsn: self.start_lsn,
-            stop_lsn,
-            start_segment: WalFileName::containing(self.start_lsn, timeline, segment_bytes),
-            stop_segment: WalFileName::containing(last_byte, timeline, segment_bytes),
-            wal_segment_bytes: segment_bytes,
-            server_version_num: self.identity.server_version_num,
-            page_checksums: self.identity.page_checksums,
-        }
     }
 }
 

@@ -102,6 +102,14 @@ pub(crate) async fn run(server: &PostgresInstance, sql: &'static str) {
     session.close().await.unwrap();
 }
 
+/// As [`run`], of a statement that is put together.
+pub(crate) async fn run_text(server: &PostgresInstance, sql: String) {
+    let mut session = session(server).await;
+    let statement = sqlx::raw_sql(sqlx::AssertSqlSafe(sql));
+    statement.execute(&mut session).await.unwrap();
+    session.close().await.unwrap();
+}
+
 pub(crate) async fn number(server: &PostgresInstance, sql: &'static str) -> i64 {
     let mut session = session(server).await;
     let number = sqlx::query_scalar(sql)

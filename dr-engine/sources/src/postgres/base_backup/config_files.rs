@@ -63,7 +63,7 @@ impl Search {
         }
         let text = std::fs::read(path).map_err(SourceError::file("read", path))?;
         if !real.starts_with(&self.inside) {
-            let item = self.name(path);
+            let item = name(&self.base, path, self.found.len());
             self.found.push(ConfigFile {
                 item,
                 origin: path.to_owned(),
@@ -81,21 +81,19 @@ impl Search {
         }
         Ok(())
     }
+}
 
-    fn name(&self, path: &Path) -> String {
-        let relative = path.strip_prefix(&self.base).ok().and_then(Path::to_str);
-        match relative.filter(|text| !text.split('/').any(|part| part == "..")) {
-            Some(relative) => format!("config/{relative}"),
-            None => {
-                let name = path
-                    .file_name()
-                    .map(|name| name.to_string_lossy().into_owned());
-                format!(
-                    "config/outside/{}-{}",
-                    self.found.len(),
-                    name.unwrap_or_default()
-                )
-            }
+/// What a file of configuration is called in the point, the `number`th of them; `base` is the folder of the
+/// main one.
+pub(super) fn name(base: &Path, path: &Path, number: usize) -> String {
+    let relative = path.strip_prefix(base).ok().and_then(Path::to_str);
+    match relative.filter(|text| !text.split('/').any(|part| part == "..")) {
+        Some(relative) => format!("config/{relative}"),
+        None => {
+            let name = path
+                .file_name()
+                .map(|name| name.to_string_lossy().into_owned());
+            format!("config/outside/{number}-{}", name.unwrap_or_default())
         }
     }
 }

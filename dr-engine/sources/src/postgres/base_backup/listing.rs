@@ -366,6 +366,13 @@ pub(crate) fn parse_relation(name: &str) -> Option<RelationFile<'_>> {
     })
 }
 
+/// For the path of a relation's file in a point: its number among the relation's files.
+pub(crate) fn relation_segment(path: &str) -> Option<u32> {
+    let (folder, name) = path.rsplit_once('/')?;
+    let relation = parse_relation(name)?;
+    matches!(Place::inside(folder), Place::Relations).then_some(relation.segment)
+}
+
 /// Temporary relations, `t<backend>_<node>[_<fork>][.<segment>]`, are gone with their session.
 fn is_temporary(name: &str) -> bool {
     name.strip_prefix('t')
