@@ -38,8 +38,8 @@ fn world(name: &'static str) -> World {
     }
     world.cluster.psql("create tablespace within location ''");
     world.cluster.psql(
-        "create table large as select id, repeat(md5(id::text), 20) as what
-             from generate_series(1, 20000) id;
+        "create table large as select id, string_agg(md5(random()::text || n), '') as what
+             from generate_series(1, 20000) id, generate_series(1, 12) n group by id;
          create index on large (id);
          create table far tablespace far as select generate_series(1, 50000) as n;
          create table near tablespace near as select generate_series(1, 40000) as n;
@@ -47,6 +47,9 @@ fn world(name: &'static str) -> World {
          create unlogged table fleeting as select generate_series(1, 1000) as n;
          checkpoint",
     );
+    // What reads notes in the pages that rows are committed: not between two backups.
+    world.cluster.psql("vacuum (freeze)");
+    world.cluster.psql("checkpoint");
     world
 }
 
