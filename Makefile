@@ -77,9 +77,10 @@ bench-quick: servers
 bench-memory:
 	python3 scripts/bench/memory.py $(BENCH)
 
-# Base backups of a running cluster of 2 and of 8 GB beside pgBackRest and pg_basebackup; some forty minutes.
+# Base backups of a running cluster of 2 and of 8 GB beside pgBackRest, pg_basebackup and barman; some fifty minutes.
 bench-postgres: servers
 	$(CARGO) build --release --locked -p dr
+	$(CARGO) build --release --locked -p dr-testkit -p dr-store --features dr-store/testing --example floor
 	python3 scripts/bench/postgres.py $(BENCH)
 
 # How long a commit takes until it is in the repository, while the WAL is received.

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""`make bench-postgres`: base backups of a running cluster, beside pgBackRest and pg_basebackup.
+"""`make bench-postgres`: base backups of a running cluster, beside pgBackRest, pg_basebackup and barman.
 
 One cluster of the benchmark's data (`data.py`, pgbench's and ERP tables), page checksums on, running, without
 archiving: each program takes the WAL of its backup or leaves it. The programs take turns; quoted are medians.
@@ -8,7 +8,9 @@ archiving: each program takes the WAL of its backup or leaves it. The programs t
 * nothing changed: the next backup at once.
 * 0.1 % updated: one row in a thousand of the two largest tables, scattered, then a checkpoint; the next backup.
   Repeated with other rows, each program on its own chain of backups.
-* restore: the last of that chain, durable when the command ends (pg_basebackup: its files copied and flushed).
+* same change: at a larger size, as many rows as at the smallest; what grows with the cluster is what is left over.
+* restore: the last of that chain, durable when the command ends.
+* floor (`testkit/examples/floor`): the files of the full backup, by the stages alone that nothing can do without.
 * push: one WAL segment of 16 MiB as archive_command does it.
 * cost: how many transactions of pgbench (two clients, 20 s) a full backup in the meantime takes, of those that
   there are without one.
@@ -39,7 +41,9 @@ AS_POSTGRES = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
 
 
 def install() -> None:
-    """pgBackRest of Debian 13, beside this system and without touching it."""
+    """barman; and pgBackRest of Debian 13, beside this system and without touching it."""
+    if not Path("/usr/bin/barman").exists():
+        subprocess.run(["apt-get", "install", "-y", "-qq", "--no-install-recommends", "barman"], check=True, stdout=sys.stderr)
     if not (DEBIAN_13 / "usr/bin/pgbackrest").exists():
         print("Installing Debian 13's pgBackRest into a folder, some minutes.", file=sys.stderr)
         subprocess.run(["apt-get", "install", "-y", "-qq", "debootstrap"], check=True, stdout=sys.stderr)
@@ -56,8 +60,8 @@ class Server:
     """A running copy of the benchmark's cluster."""
 
     def __init__(self, folder: Path, source: Path):
-        self.folder, self.data = folder, folder / "data"
-        subprocess.run(["cp", "-a", source / "cluster", self.data], check=True)
+        self.folder, self.data, self.source = folder, folder / "data", source / "cluster"
+        subprocess.run(["cp", "-a", self.source, self.data], check=True)
         if AS_POSTGRES:
             subprocess.run(["chown", "-R", "postgres:postgres", folder], check=True)
         # The data comes without its WAL.
@@ -202,6 +206,25 @@ class PgBackRest(Tool):
         return self.measured("sh", "-c", f"{' '.join(restore)} && {start} && {ready}")
 
 
+class Floor(Tool):
+    """What the same files cost at least, by the stages alone that nothing can do without, on two threads."""
+
+    name = "floor"
+    incremental = False
+    program = ROOT / "target/release/examples/floor"
+
+    def measured(self, *command: object) -> measure.Figures:
+        # The files that the server's were copied from need not belong to it.
+        return measure.run(list(map(str, command)), self.cpus, {}, self.server.folder, self.log)
+
+    def back_up(self, full: bool) -> measure.Figures:
+        self.repository.rmdir()
+        return self.measured(self.program, "backup", self.server.source, self.repository)
+
+    def restore(self, into: Path) -> measure.Figures:
+        return self.measured(self.program, "restore", self.repository, into)
+
+
 class PgBaseBackup(Tool):
     name = "pg_basebackup"
     incremental = False
@@ -211,9 +234,48 @@ class PgBaseBackup(Tool):
                              self.repository / "backup", "-Ft", "--compress=client-zstd:3", "-X", "none", "-c", "fast")
 
 
-def update(server: Server, number: int) -> None:
-    server.psql(f"update pgbench_accounts set abalance = abalance + 1 where aid % 1000 = {number}")
-    server.psql(f"update sales_order set total = total + 1 where order_id % 1000 = {number}")
+class Barman(Tool):
+    """Debian's, by pg_basebackup, its files compressed by zstd 3; it wants the WAL to be received meanwhile."""
+
+    name = "barman"
+    incremental = False
+
+    def command(self, *words: object) -> list[object]:
+        return ["/usr/bin/barman", "-q", "-c", self.folder / "barman.conf", *words]
+
+    def configure(self) -> None:
+        for name in ("conf.d", "staging"):
+            (self.folder / name).mkdir()
+        reach = f"host={self.server.folder} port={PORT} user=postgres"
+        (self.folder / "barman.conf").write_text(
+            f"[barman]\nbarman_user = {'postgres' if AS_POSTGRES else os.environ['USER']}\nbarman_home = {self.repository}\n"
+            f"configuration_files_directory = {self.folder}/conf.d\nlog_file = {self.folder}/barman.log\n"
+            f"[erp]\ndescription = erp\nconninfo = {reach} dbname=postgres\nstreaming_conninfo = {reach}\n"
+            f"backup_method = postgres\nstreaming_archiver = on\nslot_name = barman\npath_prefix = {POSTGRES_BIN}\n"
+            "immediate_checkpoint = true\nbackup_compression = zstd\nbackup_compression_level = 3\n"
+            "backup_compression_format = tar\n")
+
+    def back_up(self, full: bool) -> measure.Figures:
+        self.server.run(*self.command("receive-wal", "--create-slot", "erp"))
+        receiver = subprocess.Popen([*AS_POSTGRES, *map(str, self.command("receive-wal", "erp"))], cwd=self.server.folder,
+                                    stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            self.server.run(*self.command("switch-wal", "--force", "--archive", "erp"))
+            return self.measured(*self.command("backup", "erp"))
+        finally:
+            self.server.run(*self.command("receive-wal", "--stop", "erp"))
+            receiver.wait()
+            self.server.run(*self.command("receive-wal", "--drop-slot", "erp"))
+
+    def restore(self, into: Path) -> measure.Figures:
+        command = self.command("recover", "--get-wal", "--recovery-staging-path", self.folder / "staging", "erp", "latest", into)
+        return self.measured("sh", "-c", f"{' '.join(map(str, command))} && sync -f {into}")
+
+
+def update(server: Server, number: int, one_of: int) -> None:
+    """Changes one row of so many, scattered."""
+    server.psql(f"update pgbench_accounts set abalance = abalance + 1 where aid % {one_of} = {number}")
+    server.psql(f"update sales_order set total = total + 1 where order_id % {one_of} = {number}")
     server.psql("checkpoint")
 
 
@@ -308,7 +370,8 @@ def table(title: str, figures: dict[str, list[measure.Figures]], stored: dict[st
     return medians
 
 
-def measured(chosen: argparse.Namespace, scale: float, work: Path) -> dict[str, float]:
+def measured(chosen: argparse.Namespace, scale: float, work: Path) -> float:
+    """The time of an incremental after the change that is the same at each size."""
     source = data.make("postgres", chosen.folder / "data", scale)
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
@@ -317,8 +380,8 @@ def measured(chosen: argparse.Namespace, scale: float, work: Path) -> dict[str, 
     server = Server(work, source)
     size = f"{measure.size_of(server.data / 'base') / 1e9:.1f} GB"
     cpus = os.sched_getaffinity(0)
-    tools = [kind(server, cpus) for kind in (Dr, DrLevel3, PgBackRest, PgBaseBackup)]
-    whats = ("full", "nothing", "updated", "restore", "push", "recover")
+    tools = [kind(server, cpus) for kind in (Dr, DrLevel3, PgBackRest, PgBaseBackup, Barman, Floor)]
+    whats = ("full", "nothing", "updated", "same", "restore", "push", "recover")
     figures = {what: {tool.name: [] for tool in tools} for what in whats}
     stored = {what: {tool.name: [] for tool in tools} for what in whats}
 
@@ -345,19 +408,31 @@ def measured(chosen: argparse.Namespace, scale: float, work: Path) -> dict[str, 
         done("nothing", "nothing changed")
         chained = [tool for tool in tools if tool.incremental]
         for number in range(chosen.runs):
-            update(server, number + 1)
+            update(server, number + 1, 1000)
             for tool in chained[number % len(chained):] + chained[:number % len(chained)]:
                 kept(tool, "updated", lambda: tool.back_up(full=False))
         done("updated", "0.1 % of the rows updated")
+        larger = scale / chosen.scale[0]
+        if larger > 1:
+            for number in range(chosen.runs):
+                update(server, number + 501, int(1000 * larger))
+                for tool in chained[number % len(chained):] + chained[:number % len(chained)]:
+                    kept(tool, "same", lambda: tool.back_up(full=False))
+            done("same", "the same change as at the smallest size")
+        into = work / "restored"
+
+        def restored(tool: Tool) -> measure.Figures:
+            shutil.rmtree(into, ignore_errors=True)
+            into.mkdir(mode=0o700)
+            if AS_POSTGRES:
+                shutil.chown(into, "postgres", "postgres")
+            return tool.restore(into)
+
+        restoring = [*chained, *(tool for tool in tools if tool.name in ("barman", "floor"))]
         for number in range(chosen.runs):
-            for tool in chained[number % len(chained):] + chained[:number % len(chained)]:
-                into = work / "restored"
-                shutil.rmtree(into, ignore_errors=True)
-                into.mkdir(mode=0o700)
-                if AS_POSTGRES:
-                    shutil.chown(into, "postgres", "postgres")
-                figures["restore"][tool.name].append(tool.restore(into))
-        shutil.rmtree(work / "restored")
+            for tool in restoring[number % len(restoring):] + restoring[:number % len(restoring)]:
+                figures["restore"][tool.name].append(restored(tool))
+        shutil.rmtree(into)
         done("restore", "restore of the last of that chain")
         server.psql("create table filler as select g, md5(g::text) from generate_series(1, 4000000) g")
         segments = sorted(path for path in (server.data / "pg_wal").iterdir() if len(path.name) == 24)
@@ -381,18 +456,20 @@ def measured(chosen: argparse.Namespace, scale: float, work: Path) -> dict[str, 
     print(judge("full, zstd 3", full["dr zstd 3"], full[peer], 0.9))
     print(judge("full, zstd 3, stored", kept_full["dr zstd 3"], kept_full[peer], 1.03))
     print(judge("full, default level", full["dr"], full[peer], 0.7))
+    print(judge("full, default level, of its floor", full["dr"], full["floor"], 1.15))
     print(judge("full, default level, stored", kept_full["dr"], kept_full[peer], 1.06))
     print(judge("nothing changed", medians["nothing"]["dr"], medians["nothing"][peer], 0.8 if small else 0.4))
     print(judge("0.1 % updated", medians["updated"]["dr"], medians["updated"][peer], 0.7 if small else 0.4))
     print(judge("0.1 % updated, stored", amounts["updated"]["dr"], amounts["updated"][peer], 1.0))
     print(judge("restore", medians["restore"]["dr"], medians["restore"][peer], 0.8))
+    print(judge("restore, of its floor", medians["restore"]["dr"], medians["restore"]["floor"], 1.15))
     print(judge("push", medians["push"]["dr"], medians["push"][peer], 0.6), flush=True)
     if lost:
         print(judge("transactions lost, default level", lost["dr"], lost[peer], 0.9), flush=True)
     if "recover" in medians:
         print(judge("restore and recover", medians["recover"]["dr"], medians["recover"][peer], 0.95), flush=True)
     shutil.rmtree(work)
-    return {"updated": medians["updated"]["dr"], "nothing": medians["nothing"]["dr"]}
+    return medians["same"]["dr"] if "same" in medians else medians["updated"]["dr"]
 
 
 def main() -> None:
@@ -405,8 +482,7 @@ def main() -> None:
     began = time.monotonic()
     found = [measured(chosen, scale, chosen.folder / "postgres-work") for scale in chosen.scale]
     if len(found) > 1:
-        print(f"\n* 0.1 % updated, {chosen.scale[-1] / chosen.scale[0]:g} times the size: "
-              f"{found[-1]['updated'] / found[0]['updated']:.2f} of the time, at most 1.3")
+        print(judge(f"the same change at {chosen.scale[-1] / chosen.scale[0]:g} times the size", found[-1], found[0], 1.3))
     print(f"\n{time.monotonic() - began:.0f} s in all", file=sys.stderr)
 
 

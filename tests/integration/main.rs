@@ -16,6 +16,7 @@ mod delta;
 mod folders_and_streams;
 mod increments;
 mod keys;
+mod outages;
 mod receive;
 mod refused;
 mod retention;

@@ -12,7 +12,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 
 /// A first backup, archiving that hands over nothing by itself but full segments, and the stream
 /// configured.
-fn world(name: &'static str, settings: &'static str) -> World {
+pub(crate) fn world(name: &'static str, settings: &'static str) -> World {
     let world = World::protected(&Options {
         settings,
         ..Options::new(name, &ERP)
@@ -58,6 +58,22 @@ fn stop_receiver(world: &World, mut child: Child) {
     assert_eq!(child.wait().unwrap().code(), Some(0), "{}", log());
 }
 
+/// The daemon, which receives too.
+pub(crate) fn serve(world: &World) -> Child {
+    let daemon = world.program(&["serve"]);
+    daemon.spawn(&world.path("logs/serve.log"))
+}
+
+/// Asks the daemon to end.
+pub(crate) fn end(world: &World, mut daemon: Child) {
+    let binary = world.binary().display().to_string();
+    let all = processes_in(&world.path(""));
+    let ours = |line: &str| line.starts_with(&binary) && line.contains(" serve");
+    let (pid, _) = all.into_iter().find(|(_, line)| ours(line)).unwrap();
+    signal(pid, rustix::process::Signal::TERM);
+    assert_eq!(daemon.wait().unwrap().code(), Some(0));
+}
+
 /// Kills the server's first process; the others end when they notice.
 fn kill_server(cluster: &Cluster) {
     let text = fs::read_to_string(cluster.data.join("postmaster.pid")).unwrap();
@@ -71,7 +87,7 @@ fn kill_server(cluster: &Cluster) {
 }
 
 /// Waits until the server was told that everything it has is in the repository.
-fn wait_flushed(world: &World) {
+pub(crate) fn wait_flushed(world: &World) {
     let now = world.cluster.value("select pg_current_wal_flush_lsn()");
     let log = world.path("logs/receive.log");
     let reached = || {
@@ -97,13 +113,13 @@ fn tails(world: &World) -> Vec<String> {
     found
 }
 
-fn orders(cluster: &Cluster, like: &str) -> String {
+pub(crate) fn orders(cluster: &Cluster, like: &str) -> String {
     cluster.value(&format!(
         "select count(*) from sales_order where order_no like '{like}'"
     ))
 }
 
-fn order(world: &World, number: &str) {
+pub(crate) fn order(world: &World, number: &str) {
     world.cluster.psql(&format!(
         "insert into sales_order (tenant_id, order_no) values (1, '{number}')"
     ));
@@ -394,9 +410,7 @@ fn nothing_is_received_before_there_is_a_base_backup() {
 #[test]
 fn the_daemon_receives_and_says_when_it_cannot() {
     let world = world("stream-daemon", "");
-    let mut daemon = world
-        .program(&["serve"])
-        .spawn(&world.path("logs/serve.log"));
+    let daemon = serve(&world);
     order(&world, "served");
     wait_flushed(&world);
     // Someone forbids it: an alarm, and recovery when it is mended.
@@ -420,12 +434,5 @@ fn the_daemon_receives_and_says_when_it_cannot() {
     });
     order(&world, "again");
     wait_flushed(&world);
-    let binary = world.binary().display().to_string();
-    let pid = processes_in(&world.path(""))
-        .into_iter()
-        .find(|(_, line)| line.starts_with(&binary) && line.contains(" serve"))
-        .map(|(pid, _)| pid)
-        .unwrap();
-    signal(pid, rustix::process::Signal::TERM);
-    assert_eq!(daemon.wait().unwrap().code(), Some(0));
+    end(&world, daemon);
 }
