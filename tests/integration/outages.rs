@@ -81,6 +81,7 @@ impl Drop for Mounted {
 }
 
 #[test]
+#[allow(clippy::print_stderr, reason = "what was not tried is said")]
 fn a_repository_that_is_full_says_so_and_goes_on_when_there_is_room() {
     let world = World::new(&Options::new("full", &ERP));
     let Some(_mounted) = Mounted::at(&world.path("small"), 64) else {

@@ -19,6 +19,7 @@ pub mod tools;
 pub use base_backup::{
     BaseBackup, BaseBackupResult, CaptureOptions, CaptureSummary, CorruptPage, KnownFile,
     KnownFiles, MainFork, PageChecks, StreamedOptions, WalHold, receive_base_backup,
+    unreadable_configuration,
 };
 pub use connection::{
     ClusterIdentity, ConnectOptions, StreamLimits, check_data_directory, connect, identify,

@@ -358,6 +358,7 @@ fn server_wal(
         runtime: tokio::runtime::Handle::current(),
         system_id: result.position.system_id,
         segment_bytes: result.position.wal_segment_bytes,
+        cancel: job.cancel.clone(),
     })))
 }
 

@@ -230,8 +230,19 @@ impl WalWork {
 
     /// Makes sure that a file is stored, from the server if need be, and gives back what is.
     fn settle(&self, name: &WalFileName) -> Result<Vec<u8>, BackupError> {
-        let own = self.server.file(name, self.complete(name))?;
-        if !self.is_stored(name)? {
+        if self.cancel.is_cancelled() {
+            return Err(BackupError::Cancelled(self.workload.clone()));
+        }
+        let is_stored = self.is_stored(name)?;
+        let own = match self.server.file(name, self.complete(name)) {
+            // It was only to be compared.
+            Err(error @ BackupError::Streaming { .. }) if is_stored => {
+                tracing::warn!(file = %name, error = %crate::status::chain(&error), "not compared with the server's");
+                None
+            }
+            asked => asked?,
+        };
+        if !is_stored {
             match &own {
                 // What is on its way to a standby is only compared.
                 Some(_) if self.complete(name) < self.position.wal_segment_bytes => {

@@ -6,6 +6,8 @@ use std::time::Duration;
 use dr_model::{Lsn, SystemId, Timeline, WalFileName, WorkloadName};
 use dr_replication::{Address, Connection, Event, ReplicationError};
 use tokio::runtime::Handle;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::BackupError;
 use crate::error::file_error;
@@ -14,6 +16,13 @@ use crate::window::parse_history;
 
 /// How long the server may take to answer, and to send the next bytes of WAL that it has.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Shorter than any `wal_sender_timeout` in use: a server that hears nothing ends the stream.
+const REPORT_EVERY: Duration = Duration::from_secs(1);
+/// A server that is away for a moment, or has no session free, is asked again so often.
+const ATTEMPTS: u32 = 5;
+const PAUSE: Duration = Duration::from_secs(2);
+/// `too_many_connections`.
+const NO_SESSION_FREE: &str = "53300";
 
 /// Where it is found.
 pub(super) enum ServerWal {
@@ -31,6 +40,7 @@ pub(super) struct Remote {
     pub(super) runtime: Handle,
     pub(super) system_id: SystemId,
     pub(super) segment_bytes: u64,
+    pub(super) cancel: CancellationToken,
 }
 
 impl ServerWal {
@@ -86,12 +96,42 @@ impl Remote {
 
     fn file(&self, name: &WalFileName, bytes: u64) -> Result<Option<Vec<u8>>, BackupError> {
         self.runtime.block_on(async {
-            let mut connection = self.connect().await?;
-            match name {
-                WalFileName::History { timeline } => self.history(&mut connection, *timeline).await,
-                _ => self.segment(&mut connection, name, bytes).await,
+            tokio::select! {
+                found = self.file_in_the_end(name, bytes) => found,
+                () = self.cancel.cancelled() => Err(BackupError::Cancelled(self.workload.clone())),
             }
         })
+    }
+
+    async fn file_in_the_end(
+        &self,
+        name: &WalFileName,
+        bytes: u64,
+    ) -> Result<Option<Vec<u8>>, BackupError> {
+        let mut attempt = 1;
+        loop {
+            match self.ask(name, bytes).await {
+                Err(BackupError::Streaming { source, .. })
+                    if attempt < ATTEMPTS
+                        && (source.is_down() || source.code() == Some(NO_SESSION_FREE)) =>
+                {
+                    tracing::debug!(error = %source, file = %name, "asking for WAL once more");
+                    tokio::time::sleep(PAUSE * attempt).await;
+                    attempt += 1;
+                }
+                asked => return asked,
+            }
+        }
+    }
+
+    async fn ask(&self, name: &WalFileName, bytes: u64) -> Result<Option<Vec<u8>>, BackupError> {
+        let mut connection = self.connect().await?;
+        let found = match name {
+            WalFileName::History { timeline } => self.history(&mut connection, *timeline).await?,
+            _ => self.segment(&mut connection, name, bytes).await?,
+        };
+        connection.close().await;
+        Ok(found)
     }
 
     /// A connection to the cluster that was backed up, and to no other one behind the same address.
@@ -159,9 +199,21 @@ impl Remote {
         let started = connection.start_physical(None, begin, timeline).await;
         let mut stream = started.map_err(|source| self.failed(source))?;
         let mut body = Vec::new();
+        let mut deadline = Instant::now() + PATIENCE;
         while body.len() < wanted {
-            let next = tokio::time::timeout(PATIENCE, stream.next()).await;
-            match next.map_err(|_| self.silent())? {
+            let next = tokio::select! {
+                next = stream.next() => next,
+                () = tokio::time::sleep(REPORT_EVERY) => {
+                    if Instant::now() >= deadline {
+                        return Err(self.silent());
+                    }
+                    // Nothing: who reports what it has flushed can be taken for a synchronous standby.
+                    let reported = stream.report(Lsn(0), Lsn(0), Lsn(0), false).await;
+                    reported.map_err(|source| self.failed(source))?;
+                    continue;
+                }
+            };
+            match next {
                 Ok(Event::Data { start, data, .. }) => {
                     if start.0 != begin.0 + body.len() as u64 {
                         return Err(BackupError::BadWal {
@@ -170,8 +222,16 @@ impl Remote {
                         });
                     }
                     body.extend_from_slice(&data);
+                    deadline = Instant::now() + PATIENCE;
                 }
-                Ok(Event::Keepalive { .. }) => {}
+                // Only data is what is waited for.
+                Ok(Event::Keepalive { .. }) if Instant::now() >= deadline => {
+                    return Err(self.silent());
+                }
+                Ok(Event::Keepalive { .. }) => {
+                    let reported = stream.report(Lsn(0), Lsn(0), Lsn(0), false).await;
+                    reported.map_err(|source| self.failed(source))?;
+                }
                 Ok(Event::TimelineEnded { .. }) => return Ok(None),
                 Err(error) if error.is_wal_removed() => return Ok(None),
                 Err(source) => return Err(self.failed(source)),

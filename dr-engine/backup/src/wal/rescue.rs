@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
-use dr_config::WorkloadSource;
+use dr_config::{BaseBackupBy, WorkloadSource};
 use dr_installation::Installation;
 use dr_model::{Lsn, SystemId, Timeline, WalFileName, WorkloadName};
 use dr_sources::instance::occupied_after;
@@ -34,6 +34,9 @@ pub struct Rescued {
     pub already_there: Vec<String>,
     /// Files left out, each with the reason.
     pub left_out: Vec<String>,
+    /// Nothing could be looked for: the server's files are on another host.
+    #[serde(default)]
+    pub is_elsewhere: bool,
 }
 
 /// Moves what is left of a failed primary's `pg_wal` into the archive (26.3.4, step 2), before anything
@@ -55,6 +58,15 @@ pub fn rescue(
     };
     let mut rescued = Rescued::default();
     let pg_wal = source.data_directory.join("pg_wal");
+    if !pg_wal.is_dir() && source.base_backup == BaseBackupBy::Receive {
+        rescued.is_elsewhere = true;
+        rescued.left_out.push(format!(
+            "{} is not on this host: what its server's host still has, `dr wal rescue` brings there, with the \
+             same repository and workload name, before anything of it is removed",
+            pg_wal.display()
+        ));
+        return Ok(rescued);
+    }
     if !pg_wal.is_dir() {
         rescued.left_out.push(format!(
             "{} does not exist: nothing to rescue",

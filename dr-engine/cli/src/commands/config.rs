@@ -72,6 +72,14 @@ async fn check_postgres(
         if source.stream.is_some() || source.base_backup == BaseBackupBy::Receive {
             problems = check_walsender(&mut connection, &cluster, workload).await?;
         }
+        if source.base_backup == BaseBackupBy::Receive {
+            let unreadable = dr_sources::postgres::unreadable_configuration(&mut connection);
+            problems.extend(
+                unreadable
+                    .await?
+                    .map(|what| format!("{}: {what}", workload.name)),
+            );
+        }
         if let Some(stream) = &source.stream {
             problems.extend(check_stream(&mut connection, stream, workload).await?);
             return Ok(problems);

@@ -236,15 +236,16 @@ pub(crate) async fn rescue(context: &Context, workload: Option<String>) -> Resul
         tokio::task::spawn_blocking(move || dr_backup::wal::rescue(&installation, &workload))
             .await
             .map_err(|_| Failure::plain(FAILED, "the rescue of WAL broke off", None))??;
+    let code = if rescued.is_elsewhere { FAILED } else { 0 };
     if context.json {
         output::json(&rescued)?;
-        return Ok(0);
+        return Ok(code);
     }
     output::data(&rescued_text(&rescued));
     for left_out in &rescued.left_out {
         output::data(&format!("  {left_out}"));
     }
-    Ok(0)
+    Ok(code)
 }
 
 /// What a rescue did, in a line.

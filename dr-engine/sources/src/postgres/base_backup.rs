@@ -39,7 +39,7 @@ use self::facts::Facts;
 pub use self::known::{KnownFile, KnownFiles};
 use self::listing::Listing;
 pub use self::listing::MainFork;
-pub use self::streamed::{StreamedOptions, receive_base_backup};
+pub use self::streamed::{StreamedOptions, receive_base_backup, unreadable_configuration};
 use super::connection::{ClusterIdentity, check_data_directory, identify};
 use super::control::{self, ControlData};
 use super::details::{CaptureDetails, ConfigFile};
@@ -123,6 +123,19 @@ impl WalHold {
                 ));
                 Self { holder: None }
             }
+        }
+    }
+
+    /// Uses its session, so that it stays; notes when it did not.
+    async fn stay(&mut self, notes: &mut Vec<String>) {
+        let Some(holder) = &mut self.holder else {
+            return;
+        };
+        if let Err(error) = sqlx::query("select 1").execute(holder).await {
+            notes.push(format!(
+                "the server has given up keeping the WAL of this backup: {error}"
+            ));
+            self.holder = None;
         }
     }
 

@@ -176,7 +176,10 @@ impl FolderSink {
     }
 
     fn keep(&self, item: &Item, crc32c: u32, size: u64, kind: Option<ContentKind>) {
-        self.kept.lock().unwrap().push(Kept {
+        let mut kept = self.kept.lock().unwrap();
+        let twice = kept.iter().any(|kept| kept.item.path == item.path);
+        assert!(!twice, "{} is handed over twice", item.path);
+        kept.push(Kept {
             item: item.clone(),
             crc32c,
             size,

@@ -60,13 +60,15 @@ pub(crate) enum PageState {
     },
 }
 
+/// Whether a page's header says that it was never used (`PageIsNew`).
+pub(crate) fn is_new(page: &[u8]) -> bool {
+    let upper: Option<&[u8; 2]> = page.get(UPPER_OFFSET..).and_then(|page| page.first_chunk());
+    upper == Some(&[0, 0])
+}
+
 /// Judges one whole page; `block` counts from the beginning of the relation.
 pub(crate) fn judge(page: &[u8], block: u32) -> PageState {
-    let upper: Option<[u8; 2]> = page
-        .get(UPPER_OFFSET..)
-        .and_then(|p| p.first_chunk())
-        .copied();
-    if upper == Some([0, 0]) && page.iter().all(|byte| *byte == 0) {
+    if is_new(page) && page.iter().all(|byte| *byte == 0) {
         return PageState::Good;
     }
     let stored = page

@@ -13,9 +13,10 @@ use dr_replication::SentTablespace;
 use tar::{EntryType, Header};
 use tokio::sync::mpsc;
 
-use super::pages::Suspicious;
+use super::pages::{AllSuspicious, Suspicious};
+use super::whole::Paths;
 use crate::postgres::base_backup::listing::relation_segment;
-use crate::postgres::base_backup::page::{PageState, judge};
+use crate::postgres::base_backup::page::{PageState, is_new, judge};
 use crate::postgres::control;
 use crate::postgres::details::Tablespace;
 use crate::{ContentKind, Item, ItemKind, ItemSink, SourceError};
@@ -24,7 +25,7 @@ use crate::{ContentKind, Item, ItemKind, ItemSink, SourceError};
 const PIECE_BYTES: usize = 256 * 1024;
 /// So many pieces of a file wait for its thread.
 const PIECES_WAITING: usize = 8;
-/// Beyond this many, suspicious pages are only counted as damage of the whole.
+/// Beyond this many, suspicious pages are only counted.
 const SUSPICIOUS_MAX: usize = 10_000;
 /// A label or a control file is not larger.
 const SMALL_BYTES_MAX: u64 = 16 << 20;
@@ -48,18 +49,25 @@ pub(super) struct Setting {
     pub(super) parallelism: usize,
 }
 
+/// User and group.
+pub(super) type Owner = (u32, u32);
+
 /// What was unpacked.
 #[derive(Debug, Default)]
 pub(super) struct Unpacked {
     pub(super) files: u64,
     pub(super) bytes: u64,
     pub(super) pages: u64,
-    pub(super) suspicious: Vec<Suspicious>,
+    pub(super) suspicious: AllSuspicious,
+    /// Everything that was received, by path.
+    pub(super) paths: Paths,
     pub(super) tablespaces: Vec<Tablespace>,
     /// The content of `backup_label`.
     pub(super) label: String,
-    /// User and group of the cluster's files.
-    pub(super) owner: (u32, u32),
+    /// Of the cluster's files.
+    pub(super) owner: Owner,
+    /// The control file was sent while it was written, and is not kept: whose it is.
+    pub(super) control_torn: Option<Owner>,
 }
 
 /// Takes everything that arrives to its end.
@@ -250,14 +258,7 @@ impl Unpacking<'_> {
             _ => format!("{place}/{name}"),
         };
         let item = item(path, kind, header).map_err(unreadable)?;
-        // A tablespace in the data directory begins with its version's folder, and not with its own.
-        if place != "data" && place.starts_with("data/") && !name.contains('/') {
-            let own = Item {
-                path: place.to_owned(),
-                ..item.clone()
-            };
-            self.shared.setting.sink.entry(&own).map_err(sink(&own))?;
-        }
+        self.unpacked.paths.insert(&item.path);
         match (&item.kind, in_data) {
             (ItemKind::File, Some("backup_label" | "global/pg_control")) => self.small(item, entry),
             (ItemKind::File, _) => self.file(item, entry),
@@ -279,6 +280,14 @@ impl Unpacking<'_> {
         }
         let mut content = Vec::new();
         entry.read_to_end(&mut content).map_err(unreadable)?;
+        if item.path == "data/global/pg_control" {
+            self.has_control = true;
+            self.unpacked.owner = (item.uid, item.gid);
+            if control::parse(&content).is_none() {
+                self.unpacked.control_torn = Some(self.unpacked.owner);
+                return Ok(());
+            }
+        }
         self.unpacked.files += 1;
         self.unpacked.bytes += content.len() as u64;
         let kept =
@@ -287,19 +296,8 @@ impl Unpacking<'_> {
                 .sink
                 .file(&item, &mut content.as_slice(), ContentKind::Other);
         kept.map_err(sink(&item))?;
-        match item.path.as_str() {
-            "label/backup_label" => self.unpacked.label = utf8(content)?,
-            "data/global/pg_control" => {
-                self.unpacked.owner = (item.uid, item.gid);
-                self.has_control = true;
-                if control::parse(&content).is_none() {
-                    return Err(SourceError::Refused(
-                        "the server sent its control file while it wrote it: run the backup again"
-                            .to_owned(),
-                    ));
-                }
-            }
-            _ => {}
+        if item.path == "label/backup_label" {
+            self.unpacked.label = utf8(content)?;
         }
         Ok(())
     }
@@ -352,7 +350,7 @@ fn pour(
 struct Shared {
     setting: Setting,
     pages: AtomicU64,
-    suspicious: Mutex<Vec<Suspicious>>,
+    suspicious: Mutex<AllSuspicious>,
     /// A thread has failed: the rest need not be received.
     failed: AtomicBool,
 }
@@ -403,15 +401,19 @@ impl Shared {
                 .suspicious
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner);
-            if all.len() < SUSPICIOUS_MAX {
-                all.push(Suspicious {
-                    path: path.to_owned(),
-                    page,
-                    lsn,
-                    stored,
-                    expected,
-                });
+            if all.listed.len() >= SUSPICIOUS_MAX {
+                all.more += 1;
+                continue;
             }
+            all.listed.push(Suspicious {
+                path: path.to_owned(),
+                page,
+                block,
+                lsn,
+                stored,
+                expected,
+                is_new: is_new(bytes),
+            });
         }
     }
 }
