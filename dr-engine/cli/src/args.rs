@@ -276,6 +276,16 @@ pub(crate) enum TenantCommand {
     Map {
         /// The workload.
         workload: String,
+        /// As YAML, to be declared whole in the workload's section of `dr.yaml`.
+        #[arg(long)]
+        yaml: bool,
+        /// Fails also where the live schema has tables that the declared map does not know.
+        #[arg(long, conflicts_with = "yaml")]
+        check: bool,
+        /// Counts rows: of no tenant, everybody's, and where tenant column and foreign key disagree. Reads
+        /// whole tables.
+        #[arg(long, conflicts_with = "yaml")]
+        rows: bool,
     },
     /// Puts one tenant back to a moment; all others keep working.
     Restore(TenantRestoreArgs),

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use dr_model::{HumanDuration, RepositoryName, TierName, WorkloadKind, WorkloadName};
-use serde::{Deserialize, Serialize};
+use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
+use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::{KeySource, Rate, S3Config};
 
@@ -325,12 +327,16 @@ pub struct TenancyConfig {
     /// How rows are spread over tenants.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<TenancyModel>,
-    /// The tenant column's name.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub column: Option<String>,
-    /// A query that lists tenants as columns `id` (text) and `name` (text).
+    /// The tenant column's name, or the several that it has: `tenant_id`, or `[tenant_id, "TenantId"]`.
+    #[serde(default, skip_serializing_if = "Names::is_empty")]
+    pub column: Names,
+    /// A query that lists tenants as columns `id` (text) and `name` (text). Further columns are other ids by
+    /// which tables may know a tenant.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tenants: Option<String>,
+    /// Ids in the tenant column whose rows are everybody's: never restored, and no tenant.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub shared_ids: Vec<String>,
     /// The classes of tables that the system catalogs leave open, by `schema.table` or `table`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub tables: BTreeMap<String, TenantTable>,
@@ -339,17 +345,150 @@ pub struct TenancyConfig {
     pub path: Option<String>,
 }
 
+/// One name or several.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Names(pub Vec<String>);
+
+impl Names {
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl<'de> Deserialize<'de> for Names {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(WordOr {
+            expected: "a name, or a list of names",
+            word: |name| Self(vec![name]),
+            more: Self,
+        })
+    }
+}
+
+impl Serialize for Names {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.0.as_slice() {
+            [one] => one.serialize(serializer),
+            several => several.serialize(serializer),
+        }
+    }
+}
+
+/// Reads what can be written as one word or as more.
+struct WordOr<T, M> {
+    expected: &'static str,
+    word: fn(String) -> T,
+    more: fn(M) -> T,
+}
+
+impl<'de, T, M: Deserialize<'de>> Visitor<'de> for WordOr<T, M> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.expected)
+    }
+
+    fn visit_str<E: serde::de::Error>(self, word: &str) -> Result<T, E> {
+        Ok((self.word)(word.to_owned()))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<T, A::Error> {
+        M::deserialize(MapAccessDeserializer::new(map)).map(self.more)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<T, A::Error> {
+        M::deserialize(SeqAccessDeserializer::new(list)).map(self.more)
+    }
+}
+
 /// The declared class of one table.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TenantTable {
     /// Has its own tenant column, of this name: `{ direct: company }`.
-    Direct(String),
-    /// Belongs to the row that this foreign-key column refers to: `{ via: order_id }`. For a
-    /// composite key, the constraint's name.
-    Via(String),
+    Direct(DirectBy),
+    /// Belongs to the row that it refers to: `{ via: order_id }`.
+    Via(ViaBy),
+    /// Belongs to the row that it refers to, in one table or another:
+    /// `{ polymorphic: { type: about, id: about_id, to: { order: public.sales_order.order_id } } }`.
+    Polymorphic(Polymorphic),
     /// Belongs to all tenants; never written by a tenant restore: `shared`.
     Shared,
     /// Belongs to nobody (queues, caches); never written: `ignored`.
     Ignored,
+}
+
+/// The tenant column of a table.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum DirectBy {
+    /// It holds the tenant's id.
+    Column(String),
+    /// It holds another id of the tenant's: `{ column: company_code, id: code }`.
+    OtherId(OtherId),
+}
+
+/// A tenant column that holds another id.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OtherId {
+    /// The column.
+    pub column: String,
+    /// Which column of the `tenants` query has its values.
+    pub id: String,
+}
+
+/// What leads from a row to the one it belongs to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum ViaBy {
+    /// A foreign key's only column, or its name.
+    Key(String),
+    /// Columns without a foreign key, each with what it refers to: `{ order_no: public.sales_order.order_no }`.
+    Columns(BTreeMap<String, String>),
+}
+
+/// A reference to one of several tables, without a foreign key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Polymorphic {
+    /// The column that says to which.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The column that refers.
+    pub id: String,
+    /// What it refers to, `schema.table.column`, by the value of the first.
+    pub to: BTreeMap<String, String>,
+}
+
+impl<'de> Deserialize<'de> for DirectBy {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(WordOr {
+            expected: "a column, or `{ column: …, id: … }`",
+            word: Self::Column,
+            more: Self::OtherId,
+        })
+    }
+}
+
+impl<'de> Deserialize<'de> for ViaBy {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(WordOr {
+            expected: "a foreign key's column or name, or `{ column: schema.table.column }`",
+            word: Self::Key,
+            more: Self::Columns,
+        })
+    }
+}
+
+impl From<&str> for DirectBy {
+    fn from(column: &str) -> Self {
+        Self::Column(column.to_owned())
+    }
+}
+
+impl From<&str> for ViaBy {
+    fn from(key: &str) -> Self {
+        Self::Key(key.to_owned())
+    }
 }

@@ -31,9 +31,9 @@ pub use drill::{
     SandboxConfig,
 };
 pub use engine::{
-    BaseBackupBy, EngineFile, FilesSource, NatsSource, PostgresSource, PruneSchedule,
-    RepositoryConfig, StreamConfig, TenancyConfig, TenancyModel, TenantTable, WorkloadConfig,
-    WorkloadSource,
+    BaseBackupBy, DirectBy, EngineFile, FilesSource, Names, NatsSource, OtherId, Polymorphic,
+    PostgresSource, PruneSchedule, RepositoryConfig, StreamConfig, TenancyConfig, TenancyModel,
+    TenantTable, ViaBy, WorkloadConfig, WorkloadSource,
 };
 pub use error::ConfigError;
 pub use key_source::{ChosenKey, KeyCommandSource, KeySource};

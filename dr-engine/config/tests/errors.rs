@@ -7,7 +7,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use dr_config::{Config, ConfigError, DrillFile, ProbeFile, RunbookFile, TenantTable, Tier};
+use dr_config::{
+    Config, ConfigError, DirectBy, DrillFile, ProbeFile, RunbookFile, TenantTable, Tier, ViaBy,
+};
 
 /// A folder with one valid file of each kind; removed at the end.
 struct Folder(PathBuf);
@@ -76,13 +78,17 @@ workloads:
       data_directory: /var/lib/postgresql/15/main
     tenancy:
       model: pooled
-      column: tenant_id
+      column: [tenant_id, TenantId]
       tenants: "select tenant_id::text as id, code as name from tenant"
+      shared_ids: ["0"]
       tables:
         public.audit: { direct: company }
         public.order_line: { via: order_id }
         public.country: shared
         public.queue: ignored
+        public.ledger: { direct: { column: company_code, id: code } }
+        public.entry: { via: { code: public.ledger.company_code, no: public.ledger.no } }
+        public.comment: { polymorphic: { type: about, id: about_id, to: { order: public.sales_order.order_id } } }
 "#;
 
 const TIER: &str = r#"# rto: and rpo: are the promise
@@ -465,7 +471,7 @@ fn an_exercise_that_could_not_be_held_is_refused() {
 }
 
 #[test]
-fn a_tables_class_is_written_in_four_ways() {
+fn a_tables_class_is_written_in_words() {
     let folder = Folder::new();
     let config = Config::load(&folder.path("dr.yaml")).unwrap();
     let tenancy = config
@@ -486,14 +492,36 @@ fn a_tables_class_is_written_in_four_ways() {
     );
     assert_eq!(class("public.country"), Some(TenantTable::Shared));
     assert_eq!(class("public.queue"), Some(TenantTable::Ignored));
+    let Some(TenantTable::Direct(DirectBy::OtherId(other))) = class("public.ledger") else {
+        panic!("{:?}", class("public.ledger"))
+    };
+    assert_eq!(
+        (other.column.as_str(), other.id.as_str()),
+        ("company_code", "code")
+    );
+    let Some(TenantTable::Via(ViaBy::Columns(columns))) = class("public.entry") else {
+        panic!("{:?}", class("public.entry"))
+    };
+    assert_eq!(columns["no"], "public.ledger.no");
+    let Some(TenantTable::Polymorphic(by)) = class("public.comment") else {
+        panic!("{:?}", class("public.comment"))
+    };
+    assert_eq!((by.kind.as_str(), by.id.as_str()), ("about", "about_id"));
+    assert_eq!(by.to["order"], "public.sales_order.order_id");
+    assert_eq!(tenancy.column.0, ["tenant_id", "TenantId"]);
+    assert_eq!(tenancy.shared_ids, ["0"]);
     check(
         r#"
         dr.yaml | country: shared | country: sharde
-            25:25 | unknown word `sharde` | `shared`
+            26:25 | unknown word `sharde` | `shared`
         dr.yaml | { direct: company } | { dirct: company }
-            23:25 | unknown word `dirct` | `direct`
+            24:25 | unknown word `dirct` | `direct`
+        dr.yaml | { direct: { column: company_code, id: code } } | { direct: { colum: company_code, id: code } }
+            28:36 | unknown key `colum` | `column`
+        dr.yaml | { via: order_id } | { via: [order_id] }
+            25:9 | expected a map |
         dr.yaml | { via: order_id } | { via: order_id, direct: company }
-            24:45 |  |
+            25:45 |  |
         "#,
     );
 }

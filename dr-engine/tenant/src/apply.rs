@@ -102,7 +102,7 @@ pub(crate) async fn write(
     }
     checks::lock_parents(live, rows, &changed).await?;
     let mut returned = Returned {
-        tenant: owner.tenant_id,
+        tenant: &owner.tenant.id,
         by_table: BTreeMap::new(),
     };
     for changes in changed.iter().rev() {

@@ -4,15 +4,17 @@
 //! (the registry); then, step by step outwards, tables whose foreign keys lead to those. Foreign keys
 //! that cannot be null come first, because a nullable one leaves rows without an owner. Where several
 //! lead there, the one inside the primary key, else the one that deletes in cascade, says whose part
-//! a row is; where that does not decide either, nothing is guessed. A table that only tenants'
+//! a row is; where that does not decide either, nothing is guessed, nor where a table has several columns that
+//! could be the tenant's. What no foreign key says is declared: by which columns a row refers to the one that it
+//! belongs to, and where a column says to which table. A table that only tenants'
 //! tables refer to (a list of currencies, a queue) could be anybody's and is never assumed to be shared.
 
 use std::collections::BTreeMap;
 
-use dr_config::{TenancyConfig, TenantTable};
+use dr_config::{DirectBy, Polymorphic, TenancyConfig, TenantTable, ViaBy};
 
 use crate::catalog::{CatalogRows, ForeignKey, Oid, Relation};
-use crate::map::{Hop, MappedTable, TableClass};
+use crate::map::{AS_TEXT, Case, Hop, MappedTable, TableClass, TableName};
 
 /// Finds the class of every table. The second value lists declarations that name no table.
 pub(crate) fn classify(
@@ -25,9 +27,8 @@ pub(crate) fn classify(
         declared: BTreeMap::new(),
     };
     let unknown = classes.declare(tenancy);
-    let column = tenancy.column.as_deref();
     classes.refuse_unrestorable();
-    classes.by_column(column);
+    classes.by_column(&tenancy.column.0);
     classes.registry();
     classes.by_foreign_keys();
     let mut tables: Vec<MappedTable> = classes
@@ -38,7 +39,10 @@ pub(crate) fn classify(
                 .found
                 .get(&relation.oid)
                 .cloned()
-                .unwrap_or_else(|| leftover(relation)),
+                .unwrap_or_else(|| match classes.declared.get(&relation.oid) {
+                    Some(declared) => leads_nowhere(declared),
+                    None => leftover(relation),
+                }),
             declared: classes.declared.contains_key(&relation.oid),
         })
         .collect();
@@ -52,6 +56,21 @@ fn leftover(relation: &Relation) -> TableClass {
         None => "it has no tenant column and no foreign key to a tenant's table".to_owned(),
     };
     unclassified(reason, &["shared", "ignored"])
+}
+
+fn leads_nowhere(declared: &TenantTable) -> TableClass {
+    let by = match declared {
+        TenantTable::Via(ViaBy::Key(key)) => format!("via {key}"),
+        TenantTable::Via(ViaBy::Columns(columns)) => {
+            let names: Vec<&str> = columns.keys().map(String::as_str).collect();
+            format!("via {}", names.join(", "))
+        }
+        _ => "polymorphic".to_owned(),
+    };
+    unclassified(
+        format!("it is declared {by}, and what that leads to belongs to no tenant"),
+        &["ignored"],
+    )
 }
 
 fn unclassified(reason: String, choices: &[&str]) -> TableClass {
@@ -111,26 +130,33 @@ impl<'a> Classes<'a> {
             let class = match class {
                 TenantTable::Shared => TableClass::Shared,
                 TenantTable::Ignored => TableClass::Ignored,
-                TenantTable::Direct(column) => self.direct(oid, column).unwrap_or_else(|| {
-                    unclassified(
-                        format!("it is declared direct, but has no column {column}"),
-                        &["ignored"],
-                    )
-                }),
+                TenantTable::Direct(by) => {
+                    let (column, id) = match by {
+                        DirectBy::Column(column) => (column, None),
+                        DirectBy::OtherId(other) => (&other.column, Some(other.id.clone())),
+                    };
+                    self.direct(oid, column, id).unwrap_or_else(|| {
+                        unclassified(
+                            format!("it is declared direct, but has no column {column}"),
+                            &["ignored"],
+                        )
+                    })
+                }
                 // Needs its parent's class first.
-                TenantTable::Via(_) => continue,
+                TenantTable::Via(_) | TenantTable::Polymorphic(_) => continue,
             };
             self.found.insert(oid, class);
         }
         unknown
     }
 
-    fn direct(&self, oid: Oid, column: &str) -> Option<TableClass> {
+    fn direct(&self, oid: Oid, column: &str, id: Option<String>) -> Option<TableClass> {
         self.rows
             .column(oid, column)
             .map(|found| TableClass::Direct {
                 column: found.name.clone(),
                 column_type: found.base_type.clone(),
+                id,
             })
     }
 
@@ -164,15 +190,37 @@ impl<'a> Classes<'a> {
         }
     }
 
-    fn by_column(&mut self, column: Option<&str>) {
-        let Some(column) = column else { return };
+    fn by_column(&mut self, names: &[String]) {
         for relation in self.owners() {
             if self.found.contains_key(&relation.oid) || self.declared.contains_key(&relation.oid) {
                 continue;
             }
-            if let Some(class) = self.direct(relation.oid, column) {
-                self.found.insert(relation.oid, class);
-            }
+            let here = names.iter();
+            let here: Vec<TableClass> = here
+                .filter_map(|name| self.direct(relation.oid, name, None))
+                .collect();
+            let class = match here.as_slice() {
+                [] => continue,
+                [one] => one.clone(),
+                several => {
+                    let columns: Vec<&str> = several
+                        .iter()
+                        .flat_map(TableClass::telling)
+                        .map(String::as_str)
+                        .collect();
+                    let choices: Vec<String> = (columns.iter())
+                        .map(|column| format!("{{ direct: {column} }}"))
+                        .collect();
+                    TableClass::Unclassified {
+                        reason: format!(
+                            "several of its columns could be the tenant's: {}",
+                            columns.join(", ")
+                        ),
+                        choices,
+                    }
+                }
+            };
+            self.found.insert(relation.oid, class);
         }
     }
 
@@ -189,7 +237,7 @@ impl<'a> Classes<'a> {
             };
             if !self.found.contains_key(&parent)
                 && !self.declared.contains_key(&parent)
-                && let Some(class) = self.direct(parent, parent_column)
+                && let Some(class) = self.direct(parent, parent_column, None)
             {
                 self.found.insert(parent, class);
             }
@@ -216,7 +264,12 @@ impl<'a> Classes<'a> {
             .filter(|relation| !self.found.contains_key(&relation.oid))
             .filter_map(|relation| {
                 let class = match self.declared.get(&relation.oid) {
-                    Some(TenantTable::Via(by)) => self.declared_via(relation.oid, by),
+                    Some(TenantTable::Via(ViaBy::Key(by))) => self.declared_via(relation.oid, by),
+                    Some(TenantTable::Via(ViaBy::Columns(columns))) => {
+                        let pairs = columns.iter().map(|(own, to)| (own.as_str(), to.as_str()));
+                        self.written_via(relation.oid, &pairs.collect::<Vec<_>>())
+                    }
+                    Some(TenantTable::Polymorphic(by)) => self.polymorphic(relation.oid, by),
                     _ => self.found_via(relation.oid, nullable),
                 };
                 class.map(|class| (relation.oid, class))
@@ -225,11 +278,7 @@ impl<'a> Classes<'a> {
     }
 
     fn depth_of(&self, oid: Oid) -> Option<usize> {
-        match self.found.get(&oid) {
-            Some(TableClass::Direct { .. }) => Some(0),
-            Some(TableClass::Via { depth, .. }) => Some(*depth),
-            _ => None,
-        }
+        self.found.get(&oid).and_then(TableClass::depth)
     }
 
     /// Foreign keys of a table that lead to a tenant's table.
@@ -261,6 +310,141 @@ impl<'a> Classes<'a> {
         let leading = self.leading(oid);
         let (key, depth) = leading.iter().find(|(key, _)| named(key))?;
         self.via(key, *depth)
+    }
+
+    /// By columns without a foreign key; `None` as long as what they lead to has no class.
+    fn written_via(&self, oid: Oid, pairs: &[(&str, &str)]) -> Option<TableClass> {
+        match self.written_hop(oid, pairs) {
+            Ok((hop, parent)) => {
+                let depth = self.depth_of(parent)? + 1;
+                Some(TableClass::Via { hop, depth })
+            }
+            Err(reason) => Some(unclassified(reason, &["ignored"])),
+        }
+    }
+
+    fn polymorphic(&self, oid: Oid, by: &Polymorphic) -> Option<TableClass> {
+        if self.rows.column(oid, &by.kind).is_none() {
+            let reason = format!(
+                "it is declared polymorphic by {}, and has no such column",
+                by.kind
+            );
+            return Some(unclassified(reason, &["ignored"]));
+        }
+        let (mut cases, mut depth) = (Vec::new(), 0);
+        for (value, to) in &by.to {
+            match self.written_hop(oid, &[(&by.id, to)]) {
+                Ok((hop, parent)) => {
+                    depth = depth.max(self.depth_of(parent)? + 1);
+                    cases.push(Case {
+                        value: value.clone(),
+                        hop,
+                    });
+                }
+                Err(reason) => return Some(unclassified(reason, &["ignored"])),
+            }
+        }
+        Some(TableClass::Polymorphic {
+            column: by.kind.clone(),
+            cases,
+            depth,
+        })
+    }
+
+    /// A step by columns, each with the `schema.table.column` that it refers to; and the table it leads to.
+    fn written_hop(&self, oid: Oid, pairs: &[(&str, &str)]) -> Result<(Hop, Oid), String> {
+        let mut parent: Option<&Relation> = None;
+        let (mut columns, mut parent_columns) = (Vec::new(), Vec::new());
+        for (own, to) in pairs {
+            let (table, column) = to
+                .rsplit_once('.')
+                .ok_or_else(|| format!("`{to}` is not of the form schema.table.column"))?;
+            let found = self.named(table)?;
+            if parent.is_some_and(|parent| parent.oid != found.oid) {
+                return Err("its columns are declared to lead to several tables".to_owned());
+            }
+            parent = Some(found);
+            for (relation, name) in [(oid, *own), (found.oid, column)] {
+                if self.rows.column(relation, name).is_none() {
+                    let table = self.rows.relation(relation).map(|r| r.name.to_string());
+                    return Err(format!(
+                        "{} has no column {name}",
+                        table.unwrap_or_default()
+                    ));
+                }
+            }
+            columns.push((*own).to_owned());
+            parent_columns.push(column.to_owned());
+        }
+        let parent = parent.ok_or("it is declared to lead nowhere")?;
+        let operators = self.operators(oid, &columns, parent, &parent_columns)?;
+        let hop = Hop {
+            constraint: String::new(),
+            columns,
+            parent: parent.name.clone(),
+            parent_columns,
+            operators,
+        };
+        Ok((hop, parent.oid))
+    }
+
+    fn named(&self, table: &str) -> Result<&'a Relation, String> {
+        let is_it = |name: &TableName| name.to_string() == table || name.name == table;
+        let found: Vec<&Relation> = self.owners().filter(|r| is_it(&r.name)).collect();
+        match found.as_slice() {
+            [one] => Ok(one),
+            [] => Err(format!(
+                "it is declared to lead to {table}, and there is no such table"
+            )),
+            _ => Err(format!(
+                "it is declared to lead to {table}, which is in several schemas"
+            )),
+        }
+    }
+
+    /// How the columns are compared. What they lead to has to be one row at most: else it would not say whose
+    /// a row is.
+    fn operators(
+        &self,
+        child: Oid,
+        columns: &[String],
+        parent: &Relation,
+        parent_columns: &[String],
+    ) -> Result<Vec<String>, String> {
+        let is_same = |index: &crate::catalog::Index| {
+            index.relation == parent.oid
+                && !index.partial
+                && !index.expression
+                && !index.exclusion
+                && index.columns.len() == parent_columns.len()
+                && parent_columns
+                    .iter()
+                    .all(|name| index.columns.contains(name))
+        };
+        let index = self
+            .rows
+            .indexes
+            .iter()
+            .find(|index| is_same(index))
+            .ok_or_else(|| {
+                format!(
+                    "{} has no unique index on {}: more than one row could be meant",
+                    parent.name,
+                    parent_columns.join(", ")
+                )
+            })?;
+        let type_of = |oid, name: &String| self.rows.column(oid, name).map(|c| &c.base_type);
+        let operators = columns.iter().zip(parent_columns).map(|(own, other)| {
+            let place = index.columns.iter().position(|name| name == other);
+            let operator = place.and_then(|place| index.operators.get(place));
+            match operator {
+                Some(operator) if type_of(child, own) == type_of(parent.oid, other) => {
+                    operator.clone()
+                }
+                _ => AS_TEXT.to_owned(),
+            }
+        });
+        Ok(operators.collect())
     }
 
     fn is_nullable(&self, key: &ForeignKey) -> bool {

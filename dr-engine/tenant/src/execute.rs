@@ -123,7 +123,7 @@ impl Execution {
     ) -> Result<Committed, TenantError> {
         let owner = Ownership {
             map: &self.map,
-            tenant_id: &self.set.tenant.id,
+            tenant: &self.set.tenant,
         };
         let folders = Folders {
             spool: &self.spool,

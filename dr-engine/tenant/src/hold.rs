@@ -41,10 +41,7 @@ pub(crate) async fn begin(
     let xid = apply::begin(&mut live).await?;
     if let Some((map, tenant)) = map {
         let catalog = CatalogRows::read(&mut live).await?;
-        let owner = Ownership {
-            map,
-            tenant_id: &tenant.id,
-        };
+        let owner = Ownership { map, tenant };
         let bound = format!("set local idle_in_transaction_session_timeout = '{IDLE_MAX}'");
         sql::run(&mut live, &bound, "bounding how long the tenant waits").await?;
         for lock in locks(&catalog, &owner) {

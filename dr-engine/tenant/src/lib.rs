@@ -40,6 +40,7 @@ mod plan;
 mod proof;
 mod record;
 mod report;
+mod row_counts;
 mod rows;
 mod run;
 mod slice;
@@ -50,7 +51,8 @@ mod wal_count;
 mod work;
 
 pub use error::TenantError;
-pub use map::{Hop, MappedTable, TableClass, TableName, TenancyMap};
+pub use map::{Case, Hop, MappedTable, TableClass, TableName, TenancyMap};
 pub use plan::{FolderPlan, Mode, Purpose, Sample, TablePlan, Tenant, TenantPlan, TenantRequest};
 pub use report::{FolderResult, ProofLine, ProofOutcome, TableResult, TenantRestoreReport};
-pub use run::{Prepared, PreparedUndo, list, map, prepare, prepare_undo};
+pub use row_counts::{Disagreement, RowCounts, TableRows};
+pub use run::{Prepared, PreparedUndo, list, map, prepare, prepare_undo, row_counts};

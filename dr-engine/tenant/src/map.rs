@@ -35,6 +35,18 @@ pub struct Hop {
     pub operators: Vec<String>,
 }
 
+/// One of the tables that a row can belong to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Case {
+    /// What the telling column holds then.
+    pub value: String,
+    /// The step there.
+    pub hop: Hop,
+}
+
+/// Columns of different types are compared by their text.
+pub(crate) const AS_TEXT: &str = "as text";
+
 /// How a table's rows belong to tenants.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "class")]
@@ -45,12 +57,24 @@ pub enum TableClass {
         column: String,
         /// Its type.
         column_type: String,
+        /// Which of the tenant's other ids it holds.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        id: Option<String>,
     },
     /// Rows belong to the tenant of the row that a foreign key refers to.
     Via {
         /// The next step; further ones are the parent's own class.
         hop: Hop,
         /// Steps to the table with the tenant column.
+        depth: usize,
+    },
+    /// Rows belong to the tenant of the row that they refer to, in one table or another.
+    Polymorphic {
+        /// The column that says in which.
+        column: String,
+        /// Each with the next step.
+        cases: Vec<Case>,
+        /// Steps to the table with the tenant column, the most there are.
         depth: usize,
     },
     /// Belongs to all tenants; never written.
@@ -94,13 +118,120 @@ impl TableClass {
     #[must_use]
     pub fn describe(&self) -> String {
         match self {
-            Self::Direct { column, .. } => format!("direct {column}"),
+            Self::Direct { column, id, .. } => match id {
+                Some(id) => format!("direct {column} (the tenant's {id})"),
+                None => format!("direct {column}"),
+            },
+            Self::Polymorphic { column, cases, .. } => {
+                let case = |case: &Case| format!("{} -> {}", case.value, case.hop.parent);
+                let cases: Vec<String> = cases.iter().map(case).collect();
+                format!("by {column}: {}", cases.join(", "))
+            }
             Self::Via { hop, .. } => format!("via {} -> {}", hop.columns.join(", "), hop.parent),
             Self::Shared => "shared".to_owned(),
             Self::Ignored => "ignored".to_owned(),
             Self::Unclassified { .. } => "unclassified".to_owned(),
         }
     }
+}
+
+impl TableClass {
+    /// Steps to the table with the tenant column; `None` where the rows are no tenant's.
+    #[must_use]
+    pub fn depth(&self) -> Option<usize> {
+        match self {
+            Self::Direct { .. } => Some(0),
+            Self::Via { depth, .. } | Self::Polymorphic { depth, .. } => Some(*depth),
+            Self::Shared | Self::Ignored | Self::Unclassified { .. } => None,
+        }
+    }
+
+    /// The columns of the table itself that say whose a row is.
+    pub(crate) fn telling(&self) -> Vec<&String> {
+        match self {
+            Self::Direct { column, .. } => vec![column],
+            Self::Via { hop, .. } => hop.columns.iter().collect(),
+            Self::Polymorphic { column, cases, .. } => {
+                let columns = cases.iter().flat_map(|case| &case.hop.columns);
+                columns.chain([column]).collect()
+            }
+            Self::Shared | Self::Ignored | Self::Unclassified { .. } => Vec::new(),
+        }
+    }
+
+    /// As it is declared in `dr.yaml`; an unclassified one by what could be chosen.
+    fn declaration(&self) -> String {
+        let column_of = |hop: &Hop| {
+            let (own, other) = (hop.columns.first(), hop.parent_columns.first());
+            let text = |name: Option<&String>| name.cloned().unwrap_or_default();
+            (text(own), format!("{}.{}", hop.parent, text(other)))
+        };
+        match self {
+            Self::Direct {
+                column,
+                id: Some(id),
+                ..
+            } => format!(
+                "{{ direct: {{ column: {}, id: {} }} }}",
+                yaml(column),
+                yaml(id)
+            ),
+            Self::Direct { column, .. } => format!("{{ direct: {} }}", yaml(column)),
+            Self::Via { hop, .. } if hop.constraint.is_empty() => {
+                let pairs = hop.columns.iter().zip(&hop.parent_columns);
+                let pairs: Vec<String> = pairs
+                    .map(|(own, other)| {
+                        format!(
+                            "{}: {}",
+                            yaml(own),
+                            yaml(&format!("{}.{other}", hop.parent))
+                        )
+                    })
+                    .collect();
+                format!("{{ via: {{ {} }} }}", pairs.join(", "))
+            }
+            Self::Via { hop, .. } => match hop.columns.as_slice() {
+                [one] => format!("{{ via: {} }}", yaml(one)),
+                _ => format!("{{ via: {} }}", yaml(&hop.constraint)),
+            },
+            Self::Polymorphic { column, cases, .. } => {
+                let id = cases.first().map(|case| column_of(&case.hop).0);
+                let to: Vec<String> = cases
+                    .iter()
+                    .map(|case| format!("{}: {}", yaml(&case.value), yaml(&column_of(&case.hop).1)))
+                    .collect();
+                format!(
+                    "{{ polymorphic: {{ type: {}, id: {}, to: {{ {} }} }} }}",
+                    yaml(column),
+                    yaml(&id.unwrap_or_default()),
+                    to.join(", ")
+                )
+            }
+            Self::Shared => "shared".to_owned(),
+            Self::Ignored => "ignored".to_owned(),
+            Self::Unclassified { choices, .. } => choices
+                .first()
+                .cloned()
+                .unwrap_or_else(|| "ignored".to_owned()),
+        }
+    }
+}
+
+/// A word as YAML: in quotes unless it is plain.
+fn yaml(word: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
+    let begins = word
+        .chars()
+        .next()
+        .is_some_and(|c| c.is_ascii_alphabetic() || c == '_');
+    let is_word = !matches!(
+        word.to_ascii_lowercase().as_str(),
+        "true" | "false" | "null" | "yes" | "no" | "on" | "off" | "y" | "n"
+    );
+    if begins && is_word && word.chars().all(is_plain) {
+        return word.to_owned();
+    }
+    format!("\"{}\"", word.replace('\\', "\\\\").replace('"', "\\\""))
 }
 
 impl TenancyMap {
@@ -110,6 +241,36 @@ impl TenancyMap {
             TableClass::Unclassified { reason, .. } => Some((mapped, reason.as_str())),
             _ => None,
         })
+    }
+
+    /// How many of the tables have a class, of how many.
+    #[must_use]
+    pub fn coverage(&self) -> (usize, usize) {
+        let open = self.unclassified().count();
+        (self.tables.len() - open, self.tables.len())
+    }
+
+    /// The whole map, to be declared in the workload's section of `dr.yaml`: from then on a change of the
+    /// schema that the map does not know is told ([`Self::undeclared`]).
+    #[must_use]
+    pub fn declarations(&self) -> String {
+        let mut lines = String::from("tenancy:\n  tables:\n");
+        for mapped in &self.tables {
+            let name = yaml(&mapped.table.to_string());
+            let class = mapped.class.declaration();
+            match &mapped.class {
+                TableClass::Unclassified { reason, .. } => {
+                    lines.push_str(&format!("    {name}: {class}  # to be decided: {reason}\n"));
+                }
+                _ => lines.push_str(&format!("    {name}: {class}\n")),
+            }
+        }
+        lines
+    }
+
+    /// Tables that the configuration does not declare.
+    pub fn undeclared(&self) -> impl Iterator<Item = &MappedTable> {
+        self.tables.iter().filter(|mapped| !mapped.declared)
     }
 
     /// What to add to the workload's section of `dr.yaml`; `None` when every table has a class.
@@ -160,6 +321,8 @@ impl fmt::Display for TenancyMap {
                 _ => writeln!(f)?,
             }
         }
+        let (classified, all) = self.coverage();
+        writeln!(f, "\n{classified} of {all} tables have a class")?;
         Ok(())
     }
 }

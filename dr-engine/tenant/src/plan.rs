@@ -1,5 +1,6 @@
 //! What a tenant restore would do, as a value that can be printed, stored and compared.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use chrono::{DateTime, Utc};
@@ -15,6 +16,9 @@ pub struct Tenant {
     pub id: String,
     /// What people call it.
     pub name: String,
+    /// Other ids by which tables may know it: further columns of the query, by their names.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub others: BTreeMap<String, String>,
 }
 
 /// How much is put back.

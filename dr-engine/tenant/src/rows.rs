@@ -110,7 +110,7 @@ impl Subject<'_> {
     fn owner(&self) -> Ownership<'_> {
         Ownership {
             map: self.map,
-            tenant_id: &self.tenant.id,
+            tenant: self.tenant,
         }
     }
 }
@@ -138,6 +138,7 @@ pub(crate) async fn compare(
         mut refused,
     } = slice(subject.map, &rows, &then);
     let owner = subject.owner();
+    refused.extend(owner.unknown_ids());
     let spool = folder.join("db");
     recreate(&spool)?;
     let (mut changes, mut plans) = (Vec::new(), Vec::new());

@@ -19,6 +19,7 @@ use crate::hold;
 use crate::plan::TablePlan;
 use crate::record::{self, Ending, Outcome, Record};
 use crate::report::{ProofLine, ProofOutcome};
+use crate::row_counts::{self, RowCounts};
 use crate::rows::{self, Compared, Subject};
 use crate::slice::Ownership;
 use crate::tenants::{self, Place};
@@ -41,7 +42,8 @@ pub async fn list(
     workload: &WorkloadName,
 ) -> Result<Vec<Tenant>, TenantError> {
     let place = tenants::place(installation, workload)?;
-    tenants::list(&place.live, &place.query, &format!("workload `{workload}`")).await
+    let server = format!("workload `{workload}`");
+    place.tenants(&place.live, &server).await
 }
 
 /// Finds the tenancy map of a database workload.
@@ -54,6 +56,23 @@ pub async fn map(
     workload: &WorkloadName,
 ) -> Result<TenancyMap, TenantError> {
     live_map(&tenants::place(installation, workload)?).await
+}
+
+/// Counts whose rows there are, table by table, and where a row and what it refers to are different
+/// tenants'. Reads whole tables.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn row_counts(
+    installation: &Installation,
+    workload: &WorkloadName,
+    map: &TenancyMap,
+) -> Result<RowCounts, TenantError> {
+    let place = tenants::place(installation, workload)?;
+    let mut live = rows::session(&place.live, &format!("workload `{workload}`")).await?;
+    let counts = row_counts::count(&mut live, &place.tenancy, map).await?;
+    rows::close(live).await;
+    Ok(counts)
 }
 
 async fn live_map(place: &Place) -> Result<TenancyMap, TenantError> {
@@ -147,7 +166,7 @@ async fn at_target(
     wanted: &str,
 ) -> Result<(Tenant, Option<String>), TenantError> {
     let options = scratch.connect_options(&place.database());
-    let then = tenants::list(&options, &place.query, "the scratch instance").await?;
+    let then = place.tenants(&options, "the scratch instance").await?;
     let where_ = format!("in workload `{}` at the target", place.workload);
     match live {
         None => Ok((
@@ -591,7 +610,7 @@ async fn plan_undo(execution: &mut Execution, forward: &ChangeSet) -> Result<(),
     if refused.is_empty() {
         let owner = Ownership {
             map: &execution.map,
-            tenant_id: &forward.tenant.id,
+            tenant: &forward.tenant,
         };
         let standings =
             undo::compare(&mut live, &owner, forward, &execution.spool, State::After).await?;
@@ -710,7 +729,7 @@ async fn look_again(execution: &Execution, spool: &Path) -> Result<ProofLine, Te
     let forward = ChangeSet::read(spool)?;
     let owner = Ownership {
         map: &execution.map,
-        tenant_id: &forward.tenant.id,
+        tenant: &forward.tenant,
     };
     let standings = undo::compare(&mut live, &owner, &forward, spool, State::Before).await?;
     rows::close(live).await;

@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::catalog::{CatalogRows, Oid};
 use crate::fault;
-use crate::map::{TableClass, TableName, TenancyMap};
+use crate::map::{AS_TEXT, Case, Hop, TableClass, TableName, TenancyMap};
+use crate::plan::Tenant;
 use crate::sql::{ident, literal, table};
 
 /// A column of a sliced table. Generated columns are not among them: PostgreSQL fills them.
@@ -55,7 +56,7 @@ pub(crate) struct SliceTable {
 #[derive(Debug, Clone)]
 pub(crate) struct Ownership<'a> {
     pub(crate) map: &'a TenancyMap,
-    pub(crate) tenant_id: &'a str,
+    pub(crate) tenant: &'a Tenant,
 }
 
 impl Ownership<'_> {
@@ -67,69 +68,139 @@ impl Ownership<'_> {
             .map(|mapped| &mapped.class)
     }
 
+    /// What a tenant column of this kind holds for the tenant.
+    fn id(&self, other: Option<&String>) -> Option<&str> {
+        match other {
+            None => Some(&self.tenant.id),
+            Some(name) => self.tenant.others.get(name).map(String::as_str),
+        }
+    }
+
+    /// Other ids that tables know the tenant by, and that are not known here.
+    pub(crate) fn unknown_ids(&self) -> Vec<String> {
+        let lacking = self
+            .map
+            .tables
+            .iter()
+            .filter_map(|mapped| match &mapped.class {
+                TableClass::Direct { id: Some(id), .. } if self.id(Some(id)).is_none() => {
+                    Some(format!(
+                        "{} knows tenants by their `{id}`, and `tenancy.tenants` gives none for {}",
+                        mapped.table, self.tenant.name
+                    ))
+                }
+                _ => None,
+            });
+        lacking.collect()
+    }
+
     /// An SQL condition on `alias`, a row of a table of class `class`.
     pub(crate) fn condition(&self, class: &TableClass, alias: &str) -> String {
         if fault::is("drop-tenant-condition") {
             return "true".to_owned();
         }
-        self.follow(
-            class,
-            alias,
-            1,
-            &|column, column_type, alias| {
-                format!(
-                    "{alias}.{} = {}::{column_type}",
-                    ident(column),
-                    literal(self.tenant_id)
-                )
-            },
-            &|from, on, inner| format!("exists (select from {from} where {on} and {inner})"),
-        )
+        self.condition_at(class, alias, 1)
     }
 
-    /// An SQL expression for the tenant's id as text of `alias`, a row of a table of class `class`.
-    pub(crate) fn tenant_of(&self, class: &TableClass, alias: &str) -> String {
-        self.follow(
-            class,
-            alias,
-            1,
-            &|column, _, alias| format!("{alias}.{}::text", ident(column)),
-            &|from, on, inner| format!("(select {inner} from {from} where {on})"),
-        )
-    }
-
-    fn follow(
-        &self,
-        class: &TableClass,
-        alias: &str,
-        level: usize,
-        leaf: &dyn Fn(&str, &str, &str) -> String,
-        step: &dyn Fn(&str, &str, &str) -> String,
-    ) -> String {
+    fn condition_at(&self, class: &TableClass, alias: &str, level: usize) -> String {
+        let exists = |hop: &Hop| {
+            let (next, from, on) = step(hop, alias, level);
+            let inner = self.class_of(&hop.parent).map_or_else(
+                || "null".to_owned(),
+                |class| self.condition_at(class, &next, level + 1),
+            );
+            format!("exists (select from {from} where {on} and {inner})")
+        };
         match class {
             TableClass::Direct {
                 column,
                 column_type,
-            } => leaf(column, column_type, alias),
-            TableClass::Via { hop, .. } => {
-                let next = format!("dr_p{level}");
-                let from = format!("{} {next}", table(&hop.parent));
-                let on = join(
-                    &hop.parent_columns,
-                    &next,
-                    &hop.operators,
-                    &hop.columns,
-                    alias,
-                );
-                let inner = self.class_of(&hop.parent).map_or_else(
-                    || "null".to_owned(),
-                    |class| self.follow(class, &next, level + 1, leaf, step),
-                );
-                step(&from, &on, &inner)
+                id,
+            } => match self.id(id.as_ref()) {
+                Some(id) => format!("{alias}.{} = {}::{column_type}", ident(column), literal(id)),
+                None => "null".to_owned(),
+            },
+            TableClass::Via { hop, .. } => exists(hop),
+            TableClass::Polymorphic { column, cases, .. } => {
+                let case = |case: &Case| {
+                    format!(
+                        "({alias}.{}::text = {} and {})",
+                        ident(column),
+                        literal(&case.value),
+                        exists(&case.hop)
+                    )
+                };
+                let cases: Vec<String> = cases.iter().map(case).collect();
+                format!("({})", cases.join(" or "))
             }
-            _ => "null".to_owned(),
+            TableClass::Shared | TableClass::Ignored | TableClass::Unclassified { .. } => {
+                "null".to_owned()
+            }
         }
     }
+
+    /// An SQL expression for the tenant's id as text of `alias`, a row of a table of class `class`. Of other
+    /// tenants that a table knows by another id, it is that one.
+    pub(crate) fn tenant_of(&self, class: &TableClass, alias: &str) -> String {
+        self.tenant_at(class, alias, 1)
+    }
+
+    fn tenant_at(&self, class: &TableClass, alias: &str, level: usize) -> String {
+        let of_parent = |hop: &Hop| {
+            let (next, from, on) = step(hop, alias, level);
+            let inner = self.class_of(&hop.parent).map_or_else(
+                || "null".to_owned(),
+                |class| self.tenant_at(class, &next, level + 1),
+            );
+            format!("(select {inner} from {from} where {on})")
+        };
+        match class {
+            TableClass::Direct { column, id, .. } => {
+                let column = format!("{alias}.{}::text", ident(column));
+                match self.id(id.as_ref()).filter(|_| id.is_some()) {
+                    Some(other) => format!(
+                        "(case {column} when {} then {} else {column} end)",
+                        literal(other),
+                        literal(&self.tenant.id)
+                    ),
+                    None => column,
+                }
+            }
+            TableClass::Via { hop, .. } => of_parent(hop),
+            TableClass::Polymorphic { column, cases, .. } => {
+                let case = |case: &Case| {
+                    format!(
+                        "when {} then {}",
+                        literal(&case.value),
+                        of_parent(&case.hop)
+                    )
+                };
+                let cases: Vec<String> = cases.iter().map(case).collect();
+                format!(
+                    "(case {alias}.{}::text {} end)",
+                    ident(column),
+                    cases.join(" ")
+                )
+            }
+            TableClass::Shared | TableClass::Ignored | TableClass::Unclassified { .. } => {
+                "null".to_owned()
+            }
+        }
+    }
+}
+
+/// The next alias, what it stands for, and how it is reached from `alias`.
+fn step(hop: &Hop, alias: &str, level: usize) -> (String, String, String) {
+    let next = format!("dr_p{level}");
+    let from = format!("{} {next}", table(&hop.parent));
+    let on = join(
+        &hop.parent_columns,
+        &next,
+        &hop.operators,
+        &hop.columns,
+        alias,
+    );
+    (next, from, on)
 }
 
 /// `left.a op right.b and …`.
@@ -145,11 +216,14 @@ pub(crate) fn join(
         .enumerate()
         .map(|(place, (a, b))| {
             let operator = operators.get(place).map_or("=", String::as_str);
-            format!(
-                "{left_alias}.{} {operator} {right_alias}.{}",
-                ident(a),
-                ident(b)
-            )
+            let (left, right) = (
+                format!("{left_alias}.{}", ident(a)),
+                format!("{right_alias}.{}", ident(b)),
+            );
+            match operator {
+                AS_TEXT => format!("{left}::text operator(pg_catalog.=) {right}::text"),
+                _ => format!("{left} {operator} {right}"),
+            }
         })
         .collect::<Vec<_>>()
         .join(" and ")
@@ -249,10 +323,8 @@ pub(crate) struct Sliced {
 pub(crate) fn slice(map: &TenancyMap, live: &CatalogRows, then: &CatalogRows) -> Sliced {
     let mut sliced = Sliced::default();
     for mapped in &map.tables {
-        let depth = match &mapped.class {
-            TableClass::Direct { .. } => 0,
-            TableClass::Via { depth, .. } => *depth,
-            _ => continue,
+        let Some(depth) = mapped.class.depth() else {
+            continue;
         };
         if depth > 0 && fault::is("skip-hop") {
             continue;
@@ -403,8 +475,8 @@ fn pin(live: &CatalogRows, oid: Oid, table: &mut SliceTable) {
     {
         pinned.extend(relation.partition_columns.iter().map(String::as_str));
     }
-    if let TableClass::Via { hop, .. } = &table.class {
-        pinned.extend(hop.columns.iter().map(String::as_str));
+    if table.depth > 0 {
+        pinned.extend(table.class.telling().into_iter().map(String::as_str));
     }
     for column in &mut table.columns {
         column.pinned |= pinned.contains(column.name.as_str());
@@ -413,12 +485,7 @@ fn pin(live: &CatalogRows, oid: Oid, table: &mut SliceTable) {
 
 /// The columns that say whose a row is must have existed at the target.
 fn ownership_existed(table: &SliceTable, sliced: &mut Sliced) {
-    let needed: Vec<&String> = match &table.class {
-        TableClass::Direct { column, .. } => vec![column],
-        TableClass::Via { hop, .. } => hop.columns.iter().collect(),
-        _ => Vec::new(),
-    };
-    for name in needed {
+    for name in table.class.telling() {
         let existed = table
             .place_of(name)
             .and_then(|place| table.columns.get(place))

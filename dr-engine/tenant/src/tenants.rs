@@ -1,5 +1,7 @@
 //! Who the tenants are, and where: the configured `tenants` query, live and at the target.
 
+use std::collections::BTreeMap;
+
 use dr_config::{PostgresSource, TenancyConfig, TenancyModel, Workload, WorkloadSource};
 use dr_installation::Installation;
 use dr_model::WorkloadName;
@@ -97,6 +99,19 @@ fn places(installation: &Installation) -> Result<Vec<Place>, TenantError> {
         .collect()
 }
 
+impl Place {
+    /// Lists the tenants, of the live database or of a copy. Whose rows are everybody's is none.
+    pub(crate) async fn tenants(
+        &self,
+        options: &ConnectOptions,
+        server: &str,
+    ) -> Result<Vec<Tenant>, TenantError> {
+        let mut tenants = list(options, &self.query, server).await?;
+        tenants.retain(|tenant| !self.tenancy.shared_ids.contains(&tenant.id));
+        Ok(tenants)
+    }
+}
+
 /// Lists the tenants of a database. The query runs with the session's own search path, in a transaction
 /// that cannot write.
 pub(crate) async fn list(
@@ -112,7 +127,10 @@ pub(crate) async fn list(
         })?;
     sql::run(&mut connection, "begin read only", "listing tenants").await?;
     let query = query.trim().trim_end_matches(';');
-    let wrapped = format!("select id::text, name::text from ({query}) dr_tenants order by 2, 1");
+    let wrapped = format!(
+        "select id::text, name::text, (to_jsonb(dr_tenants) - 'id' - 'name')::text \
+         from ({query}) dr_tenants order by 2, 1"
+    );
     let rows = sql::rows(
         &mut connection,
         &wrapped,
@@ -125,11 +143,27 @@ pub(crate) async fn list(
             Ok(Tenant {
                 id: sql::column(row, 0)?,
                 name: sql::column(row, 1)?,
+                others: other_ids(&sql::column::<String>(row, 2)?)?,
             })
         })
         .collect();
     crate::rows::close(connection).await;
     tenants
+}
+
+/// Further columns of the query as text.
+fn other_ids(json: &str) -> Result<BTreeMap<String, String>, TenantError> {
+    let columns: BTreeMap<String, serde_json::Value> = serde_json::from_str(json)
+        .map_err(|error| TenantError::format("other ids of tenants", error))?;
+    let text = |value: serde_json::Value| match value {
+        serde_json::Value::Null => None,
+        serde_json::Value::String(text) => Some(text),
+        other => Some(other.to_string()),
+    };
+    let ids = columns.into_iter();
+    Ok(ids
+        .filter_map(|(name, value)| Some((name, text(value)?)))
+        .collect())
 }
 
 /// The tenant that `wanted` (a name, or `id:VALUE`) means.
@@ -194,12 +228,8 @@ pub(crate) async fn find(
     let mut found = Vec::new();
     let mut unknown = None;
     for place in places {
-        let tenants = list(
-            &place.live,
-            &place.query,
-            &format!("workload `{}`", place.workload),
-        )
-        .await?;
+        let server = format!("workload `{}`", place.workload);
+        let tenants = place.tenants(&place.live, &server).await?;
         match choose(
             &tenants,
             wanted,
@@ -243,6 +273,7 @@ mod tests {
         let tenants = [("1", "ACME"), ("2", "BOLT"), ("3", "BOLT")].map(|(id, name)| Tenant {
             id: id.to_owned(),
             name: name.to_owned(),
+            others: BTreeMap::new(),
         });
         let error = choose(&tenants, "ACNE", "here").unwrap_err().to_string();
         assert!(error.contains("did you mean ACME"), "{error}");

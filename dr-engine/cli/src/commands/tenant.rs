@@ -13,7 +13,12 @@ use crate::{output, progress};
 pub(crate) async fn run(context: &Context, command: TenantCommand) -> Result<u8, Failure> {
     match command {
         TenantCommand::List { workload } => list(context, &workload).await,
-        TenantCommand::Map { workload } => map(context, &workload).await,
+        TenantCommand::Map {
+            workload,
+            yaml,
+            check,
+            rows,
+        } => map(context, &workload, MapView { yaml, check, rows }).await,
         TenantCommand::Restore(arguments) => restore(context, &arguments).await,
         TenantCommand::Undo {
             restore,
@@ -40,20 +45,50 @@ async fn list(context: &Context, name: &str) -> Result<u8, Failure> {
     Ok(0)
 }
 
-async fn map(context: &Context, name: &str) -> Result<u8, Failure> {
+/// How a map is looked at.
+#[derive(Debug, Clone, Copy)]
+struct MapView {
+    yaml: bool,
+    check: bool,
+    rows: bool,
+}
+
+async fn map(context: &Context, name: &str, view: MapView) -> Result<u8, Failure> {
     let installation = context.installation()?;
     let workload = context::workload(&installation, name)?;
     let map = dr_tenant::map(&installation, &workload).await?;
+    let rows = match view.rows {
+        true => Some(dr_tenant::row_counts(&installation, &workload, &map).await?),
+        false => None,
+    };
+    let undeclared: Vec<String> = match view.check {
+        true => map
+            .undeclared()
+            .map(|mapped| mapped.table.to_string())
+            .collect(),
+        false => Vec::new(),
+    };
     if context.json {
-        output::json(&map)?;
+        match &rows {
+            Some(rows) => output::json(&serde_json::json!({ "map": map, "rows": rows }))?,
+            None => output::json(&map)?,
+        }
+    } else if view.yaml {
+        output::data(map.declarations().trim_end());
     } else {
-        output::data(&map.to_string());
+        output::data(map.to_string().trim_end());
+        if let Some(rows) = &rows {
+            output::data(&format!("\n{rows}"));
+        }
+        for table in &undeclared {
+            output::data(&format!(
+                "! {table} is not in the declared map: `dr tenant map {name} --yaml`"
+            ));
+        }
     }
-    Ok(if map.unclassified().next().is_none() {
-        0
-    } else {
-        FAILED
-    })
+    let is_whole = map.unclassified().next().is_none() && undeclared.is_empty();
+    let disagree = rows.is_some_and(|rows| !rows.disagreements.is_empty());
+    Ok(if is_whole && !disagree { 0 } else { FAILED })
 }
 
 /// The workload that holds the tenants' rows, when there is only one.

@@ -4,13 +4,16 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use dr_config::{TenancyConfig, TenantTable};
+use dr_config::{Names, TenancyConfig, TenantTable};
 use dr_demo::erp::{self, Scale};
 use dr_model::Silent;
 use dr_sources::instance::{InitdbOptions, PostgresInstance, RunAs, StartOptions, free_port, give};
 
 use super::*;
 use crate::fault;
+use crate::map::TableClass;
+
+mod wild;
 
 struct Bench {
     server: Option<PostgresInstance>,
@@ -62,8 +65,9 @@ const LOGISTICS: [(&str, &str); 8] = [
 fn tenancy(column: &str, tables: &[(&str, TenantTable)]) -> TenancyConfig {
     TenancyConfig {
         model: None,
-        column: Some(column.to_owned()),
+        column: Names(vec![column.to_owned()]),
         tenants: None,
+        shared_ids: Vec::new(),
         tables: tables
             .iter()
             .map(|(name, class)| ((*name).to_owned(), class.clone()))
@@ -231,12 +235,23 @@ impl Bench {
         folder
     }
 
+    async fn tenant(&self, id: &str) -> Tenant {
+        let plain = Tenant {
+            id: id.to_owned(),
+            name: "T".to_owned(),
+            others: BTreeMap::new(),
+        };
+        let Some(query) = &self.tenancy.tenants else {
+            return plain;
+        };
+        let all = crate::tenants::list(&self.options("live"), query, "live").await;
+        let mut all = all.unwrap().into_iter();
+        all.find(|tenant| tenant.id == id).unwrap_or(plain)
+    }
+
     async fn compare(&self, tenant: &str, mode: Mode) -> (TenancyMap, Compared) {
         let map = self.tenancy_map().await;
-        let tenant = Tenant {
-            id: tenant.to_owned(),
-            name: "T".to_owned(),
-        };
+        let tenant = self.tenant(tenant).await;
         let (live, scratch) = (self.options("live"), self.options("then_"));
         let subject = Subject {
             live: &live,
@@ -269,7 +284,7 @@ impl Bench {
     ) -> Result<Committed, TenantError> {
         let owner = Ownership {
             map,
-            tenant_id: &set.tenant.id,
+            tenant: &set.tenant,
         };
         let (spool, save) = (self.folder.path().join(spool), self.work(save));
         let folders = Folders {
