@@ -260,6 +260,8 @@ class Barman(Tool):
         receiver = subprocess.Popen([*AS_POSTGRES, *map(str, self.command("receive-wal", "erp"))], cwd=self.server.folder,
                                     stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
+            while self.server.psql("select active from pg_replication_slots where slot_name = 'barman'") != "t":
+                time.sleep(0.1)
             self.server.run(*self.command("switch-wal", "--force", "--archive", "erp"))
             return self.measured(*self.command("backup", "erp"))
         finally:
