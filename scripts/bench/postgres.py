@@ -9,7 +9,7 @@ archiving: each program takes the WAL of its backup or leaves it. The programs t
 * 0.1 % updated: one row in a thousand of the two largest tables, scattered, then a checkpoint; the next backup.
   Repeated with other rows, each program on its own chain of backups.
 * same change: at a larger size, as many rows as at the smallest; what grows with the cluster is what is left over.
-* restore: the last of that chain, durable when the command ends.
+* restore: of a full backup, and of the last of that chain; durable when the command ends.
 * floor (`testkit/examples/floor`): the files of the full backup, by the stages alone that nothing can do without.
 * push: one WAL segment of 16 MiB as archive_command does it.
 * cost: how many transactions of pgbench (two clients, 20 s) a full backup in the meantime takes, of those that
@@ -383,7 +383,7 @@ def measured(chosen: argparse.Namespace, scale: float, work: Path) -> float:
     size = f"{measure.size_of(server.data / 'base') / 1e9:.1f} GB"
     cpus = os.sched_getaffinity(0)
     tools = [kind(server, cpus) for kind in (Dr, DrLevel3, PgBackRest, PgBaseBackup, Barman, Floor)]
-    whats = ("full", "nothing", "updated", "same", "restore", "push", "recover")
+    whats = ("full", "nothing", "restore full", "updated", "same", "restore", "push", "recover")
     figures = {what: {tool.name: [] for tool in tools} for what in whats}
     stored = {what: {tool.name: [] for tool in tools} for what in whats}
 
@@ -409,6 +409,26 @@ def measured(chosen: argparse.Namespace, scale: float, work: Path) -> float:
         done("full", "full backup")
         done("nothing", "nothing changed")
         chained = [tool for tool in tools if tool.incremental]
+        into = work / "restored"
+
+        def restored(tool: Tool) -> measure.Figures:
+            shutil.rmtree(into, ignore_errors=True)
+            into.mkdir(mode=0o700)
+            if AS_POSTGRES:
+                shutil.chown(into, "postgres", "postgres")
+            return tool.restore(into)
+
+        def restore_all(what: str, title: str) -> None:
+            restoring = [*chained, *(tool for tool in tools if tool.name in ("barman", "floor"))]
+            for number in range(chosen.runs):
+                for tool in restoring[number % len(restoring):] + restoring[:number % len(restoring)]:
+                    figures[what][tool.name].append(restored(tool))
+            shutil.rmtree(into)
+            done(what, title)
+
+        restore_all("restore full", "restore of a full backup")
+        if chosen.full_only:
+            return 0.0
         for number in range(chosen.runs):
             update(server, number + 1, 1000)
             for tool in chained[number % len(chained):] + chained[:number % len(chained)]:
@@ -421,21 +441,7 @@ def measured(chosen: argparse.Namespace, scale: float, work: Path) -> float:
                 for tool in chained[number % len(chained):] + chained[:number % len(chained)]:
                     kept(tool, "same", lambda: tool.back_up(full=False))
             done("same", "the same change as at the smallest size")
-        into = work / "restored"
-
-        def restored(tool: Tool) -> measure.Figures:
-            shutil.rmtree(into, ignore_errors=True)
-            into.mkdir(mode=0o700)
-            if AS_POSTGRES:
-                shutil.chown(into, "postgres", "postgres")
-            return tool.restore(into)
-
-        restoring = [*chained, *(tool for tool in tools if tool.name in ("barman", "floor"))]
-        for number in range(chosen.runs):
-            for tool in restoring[number % len(restoring):] + restoring[:number % len(restoring)]:
-                figures["restore"][tool.name].append(restored(tool))
-        shutil.rmtree(into)
-        done("restore", "restore of the last of that chain")
+        restore_all("restore", "restore of the last of that chain")
         server.psql("create table filler as select g, md5(g::text) from generate_series(1, 4000000) g")
         segments = sorted(path for path in (server.data / "pg_wal").iterdir() if len(path.name) == 24)
         current = server.psql("select pg_walfile_name(pg_current_wal_lsn())")
@@ -463,8 +469,9 @@ def measured(chosen: argparse.Namespace, scale: float, work: Path) -> float:
     print(judge("nothing changed", medians["nothing"]["dr"], medians["nothing"][peer], 0.8 if small else 0.4))
     print(judge("0.1 % updated", medians["updated"]["dr"], medians["updated"][peer], 0.7 if small else 0.4))
     print(judge("0.1 % updated, stored", amounts["updated"]["dr"], amounts["updated"][peer], 1.0))
-    print(judge("restore", medians["restore"]["dr"], medians["restore"][peer], 0.8))
-    print(judge("restore, of its floor", medians["restore"]["dr"], medians["restore"]["floor"], 1.15))
+    print(judge("restore of a full backup", medians["restore full"]["dr"], medians["restore full"][peer], 0.8))
+    print(judge("restore of a full backup, of its floor", medians["restore full"]["dr"], medians["restore full"]["floor"], 1.15))
+    print(judge("restore of the chain", medians["restore"]["dr"], medians["restore"][peer], 0.8))
     print(judge("push", medians["push"]["dr"], medians["push"][peer], 0.6), flush=True)
     if lost:
         print(judge("transactions lost, default level", lost["dr"], lost[peer], 0.9), flush=True)
@@ -479,6 +486,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("/var/tmp/dr-bench"))
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--scale", type=float, nargs="+", default=[1.0, 4.0], help="1 is about 2 GB")
+    parser.add_argument("--full-only", action="store_true", help="full backups and their restores, and nothing else")
     chosen = parser.parse_args()
     install()
     began = time.monotonic()
