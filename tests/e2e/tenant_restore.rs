@@ -5,9 +5,11 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::time::Duration;
 
+use sha2::{Digest, Sha256};
+
 use crate::harness::{
-    CARRIER, ERP, Options, Output, Rows, Schema, World, Writer, assert_foreign_keys_hold,
-    differences, folder_state, foreign_key_violations, rows_of,
+    CARRIER, Cluster, ERP, Json, Options, Output, Rows, Schema, World, Writer,
+    assert_foreign_keys_hold, differences, folder_state, foreign_key_violations, rows_of,
 };
 
 type Folder = BTreeMap<String, String>;
@@ -330,4 +332,62 @@ fn a_skipped_hop_is_noticed() {
 #[test]
 fn a_target_late_by_one_commit_is_noticed() {
     is_noticed("fault-late", &ERP, "late-by-one-commit");
+}
+
+#[test]
+fn a_tenants_rows_of_a_moment_are_files_that_can_be_loaded_elsewhere() {
+    let scene = Scene::new("tenant-export", &ERP);
+    scene.mistake();
+    let world = &scene.world;
+    let before = scene.rows();
+    let folder = world.path("exported");
+    let into = folder.display().to_string();
+    let export = |extra: &[&str]| {
+        world
+            .program(&["tenant", "restore", &scene.name, "--to", &scene.target])
+            .args(["--mode", "export"])
+            .args(extra)
+            .run()
+    };
+    assert_eq!(export(&[]).code, Some(2), "without a folder");
+    // No consent is asked for: nothing is changed.
+    export(&["--into", &into]).ok();
+    assert!(differences(&before, &scene.rows()).is_empty());
+    let again = export(&["--into", &into]);
+    assert_eq!(again.code, Some(1), "{again}");
+    again.says(&[&into, "there already"]);
+    let left = fs::read_dir(world.path("")).unwrap().flatten();
+    let half = left.filter(|e| e.file_name().to_string_lossy().contains("writing"));
+    assert_eq!(half.count(), 0, "something half done is left");
+
+    let manifest = Json::parse(&fs::read_to_string(folder.join("manifest.json")).unwrap());
+    assert_eq!(manifest.text("/tenant/id"), scene.victim);
+    for table in manifest.list("/tables") {
+        let body = fs::read(folder.join(table.text("/file"))).unwrap();
+        let digest: String = (Sha256::digest(&body).iter())
+            .map(|b| format!("{b:02x}"))
+            .collect();
+        assert_eq!(digest, table.text("/sha256"), "{}", table.text("/file"));
+        assert_eq!(body.len() as u64, table.number("/bytes"));
+    }
+
+    // Into an empty database of the same shape.
+    let copy = Cluster {
+        database: "copy".to_owned(),
+        ..world.cluster.clone()
+    };
+    world.cluster.psql("create database copy");
+    copy.psql_file(&world.path("schema.sql"));
+    copy.psql("truncate public.tenant cascade");
+    copy.psql_program()
+        .directory(&folder)
+        .args(["-f", "load.sql"])
+        .run()
+        .ok();
+    let loaded = rows_of(&copy, &ERP, &scene.victim);
+    let found = differences(&scene.rows_then, &loaded);
+    assert!(found.is_empty(), "{found:#?}");
+    // And nobody else's.
+    assert_eq!(copy.value("select count(*) from public.tenant"), "1");
+    assert_foreign_keys_hold(&copy, "after loading");
 }

@@ -276,6 +276,9 @@ pub(crate) enum TenantCommand {
     Map {
         /// The workload.
         workload: String,
+        /// Of this tenant's own database, where tenants have databases of their own.
+        #[arg(long)]
+        tenant: Option<String>,
         /// As YAML, to be declared whole in the workload's section of `dr.yaml`.
         #[arg(long)]
         yaml: bool,
@@ -315,9 +318,12 @@ pub(crate) struct TenantRestoreArgs {
     /// The moment.
     #[arg(long, value_name = "TARGET")]
     pub(crate) to: dr_model::Target,
-    /// replace: as it was; missing: only what is gone comes back.
+    /// replace: as it was; missing: only what is gone comes back; export: into files, and nothing is changed.
     #[arg(long, default_value = "replace")]
     pub(crate) mode: String,
+    /// With `--mode export`: the folder, which must not be there.
+    #[arg(long, value_name = "DIR", required_if_eq("mode", "export"))]
+    pub(crate) into: Option<PathBuf>,
     /// Shows what would change and ends. Nothing is written to production.
     #[arg(long)]
     pub(crate) preview: bool,

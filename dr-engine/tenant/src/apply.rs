@@ -16,7 +16,7 @@ use sqlx::postgres::PgConnection;
 use crate::catalog::{CatalogRows, Oid};
 use crate::changes::{ChangeSet, Direction, TableChanges};
 use crate::slice::{Ownership, SliceTable, numbered_record, same};
-use crate::sql::{self, ident, table};
+use crate::sql::{self, CopyFormat, ident, table};
 use crate::{TenantError, checks, fault, proof};
 
 /// How long a statement waits for a lock of another session.
@@ -466,7 +466,8 @@ pub(crate) async fn save(
             temporary(&changes.slice)
         );
         let what = format!("the former rows of {}", changes.slice.table);
-        sql::copy_to_file(live, &query, &folder.join(changes.file()), &what).await?;
+        let file = folder.join(changes.file());
+        sql::copy_to_file(live, &query, CopyFormat::Text, &file, &what).await?;
     }
     Ok(())
 }

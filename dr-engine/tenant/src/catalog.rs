@@ -42,6 +42,12 @@ pub(crate) struct Column {
     pub(crate) type_text: String,
     /// The same with domains resolved.
     pub(crate) base_type: String,
+    /// The same without a length or precision, which a cast would cut to in silence.
+    pub(crate) plain_type: String,
+    /// Whether it is an enumeration.
+    pub(crate) enumeration: bool,
+    /// The equality by which its type is indexed, qualified; that of another type where it has none of its own.
+    pub(crate) equals: Option<String>,
     pub(crate) not_null: bool,
     pub(crate) generated: bool,
     /// GENERATED ALWAYS AS IDENTITY.
@@ -154,16 +160,24 @@ const RELATIONS: &str = "select c.oid::int8 as oid, n.nspname as schema, c.relna
 
 const COLUMNS: &str = "select a.attrelid::int8 as relation, a.attname as name, \
       format_type(a.atttypid, a.atttypmod) as type_text, \
-      (with recursive b(oid, mod, kind, base, base_mod) as ( \
-          select t.oid, a.atttypmod, t.typtype, t.typbasetype, t.typtypmod \
-            from pg_type t where t.oid = a.atttypid \
-          union all select t.oid, b.base_mod, t.typtype, t.typbasetype, t.typtypmod \
-            from b join pg_type t on t.oid = b.base where b.kind = 'd') \
-        select format_type(b.oid, b.mod) from b where b.kind <> 'd') as base_type, \
+      format_type(b.oid, b.mod) as base_type, format_type(b.oid, -1) as plain_type, \
+      b.kind = 'e' as enumeration, \
+      (select format('operator(%I.%s)', n2.nspname, o.oprname) \
+        from pg_opclass oc join pg_am am on am.oid = oc.opcmethod and am.amname = 'btree' \
+        join pg_amop ao on ao.amopfamily = oc.opcfamily and ao.amoplefttype = oc.opcintype \
+          and ao.amoprighttype = oc.opcintype and ao.amopstrategy = 3 and ao.amoppurpose = 's' \
+        join pg_operator o on o.oid = ao.amopopr join pg_namespace n2 on n2.oid = o.oprnamespace \
+        where oc.opcdefault and oc.opcintype = b.oid limit 1) as equals, \
       a.attnotnull as not_null, a.attgenerated <> '' as generated, \
       a.attidentity = 'a' as identity_always \
     from pg_attribute a join pg_class c on c.oid = a.attrelid \
       join pg_namespace n on n.oid = c.relnamespace \
+      cross join lateral (with recursive b(oid, mod, kind, base, base_mod) as ( \
+          select t.oid, a.atttypmod, t.typtype, t.typbasetype, t.typtypmod \
+            from pg_type t where t.oid = a.atttypid \
+          union all select t.oid, b.base_mod, t.typtype, t.typbasetype, t.typtypmod \
+            from b join pg_type t on t.oid = b.base where b.kind = 'd') \
+        select b.oid, b.mod, b.kind from b where b.kind <> 'd') b \
     where a.attnum > 0 and not a.attisdropped and c.relkind in ('r', 'p', 'f') \
       and c.relpersistence <> 't' \
       and n.nspname not in ('pg_catalog', 'information_schema', 'pg_toast') \

@@ -1,6 +1,6 @@
 //! Deciding how each table belongs to tenants. Pure: catalog rows and configuration in, classes out.
 //!
-//! Order: what is declared; tables with the tenant column; the table that their tenant column refers to
+//! Order: what is declared; tables in a schema or database of one tenant; tables with the tenant column; the table that their tenant column refers to
 //! (the registry); then, step by step outwards, tables whose foreign keys lead to those. Foreign keys
 //! that cannot be null come first, because a nullable one leaves rows without an owner. Where several
 //! lead there, the one inside the primary key, else the one that deletes in cascade, says whose part
@@ -14,20 +14,27 @@ use std::collections::BTreeMap;
 use dr_config::{DirectBy, Polymorphic, TenancyConfig, TenantTable, ViaBy};
 
 use crate::catalog::{CatalogRows, ForeignKey, Oid, Relation};
-use crate::map::{AS_TEXT, Case, Hop, MappedTable, TableClass, TableName};
+use crate::map::{AS_TEXT, Case, Hop, MappedTable, TableClass, TableName, yaml};
+use crate::tenants::Owners;
 
 /// Finds the class of every table. The second value lists declarations that name no table.
 pub(crate) fn classify(
     rows: &CatalogRows,
     tenancy: &TenancyConfig,
+    owners: &Owners,
 ) -> (Vec<MappedTable>, Vec<String>) {
     let mut classes = Classes {
         rows,
         found: BTreeMap::new(),
         declared: BTreeMap::new(),
     };
-    let unknown = classes.declare(tenancy);
+    // What is declared is declared of the tables that tenants share.
+    let unknown = match owners.database {
+        Some(_) => Vec::new(),
+        None => classes.declare(tenancy),
+    };
     classes.refuse_unrestorable();
+    classes.by_place(owners);
     classes.by_column(&tenancy.column.0);
     classes.registry();
     classes.by_foreign_keys();
@@ -49,6 +56,9 @@ pub(crate) fn classify(
     tables.sort_by(|a, b| a.table.cmp(&b.table));
     (tables, unknown)
 }
+
+/// Types that a longer text is cut to in silence.
+const CUT_SHORT: [&str; 2] = ["\"char\"", "name"];
 
 fn leftover(relation: &Relation) -> TableClass {
     let reason = match &relation.extension {
@@ -82,10 +92,12 @@ fn unclassified(reason: String, choices: &[&str]) -> TableClass {
 
 /// A foreign key as a step towards the tenant.
 pub(crate) fn hop(rows: &CatalogRows, key: &ForeignKey) -> Option<Hop> {
+    let parent = rows.relation(rows.root_of(key.parent))?;
     Some(Hop {
         constraint: key.name.clone(),
         columns: key.columns.clone(),
-        parent: rows.relation(rows.root_of(key.parent))?.name.clone(),
+        only: parent.kind != 'p',
+        parent: parent.name.clone(),
         parent_columns: key.parent_columns.clone(),
         operators: key.operators.clone(),
     })
@@ -155,8 +167,10 @@ impl<'a> Classes<'a> {
             .column(oid, column)
             .map(|found| TableClass::Direct {
                 column: found.name.clone(),
-                column_type: found.base_type.clone(),
+                column_type: found.plain_type.clone(),
                 id,
+                equals: found.equals.clone(),
+                as_text: found.enumeration || CUT_SHORT.contains(&found.plain_type.as_str()),
             })
     }
 
@@ -190,6 +204,27 @@ impl<'a> Classes<'a> {
         }
     }
 
+    /// Everything in a schema or database of one tenant is that tenant's.
+    fn by_place(&mut self, owners: &Owners) {
+        for relation in self.owners() {
+            if self.found.contains_key(&relation.oid) || self.declared.contains_key(&relation.oid) {
+                continue;
+            }
+            let in_schema = owners.schemas.get(&relation.name.schema);
+            let Some(tenant) = in_schema.or(owners.database.as_ref()) else {
+                continue;
+            };
+            let class = match relation.extension {
+                // What an extension keeps for itself comes with it.
+                Some(_) => TableClass::Ignored,
+                None => TableClass::Whole {
+                    tenant: tenant.clone(),
+                },
+            };
+            self.found.insert(relation.oid, class);
+        }
+    }
+
     fn by_column(&mut self, names: &[String]) {
         for relation in self.owners() {
             if self.found.contains_key(&relation.oid) || self.declared.contains_key(&relation.oid) {
@@ -209,7 +244,7 @@ impl<'a> Classes<'a> {
                         .map(String::as_str)
                         .collect();
                     let choices: Vec<String> = (columns.iter())
-                        .map(|column| format!("{{ direct: {column} }}"))
+                        .map(|column| format!("{{ direct: {} }}", yaml(column)))
                         .collect();
                     TableClass::Unclassified {
                         reason: format!(
@@ -228,16 +263,17 @@ impl<'a> Classes<'a> {
     fn registry(&mut self) {
         for key in &self.rows.foreign_keys {
             let (child, parent) = (self.rows.root_of(key.child), self.rows.root_of(key.parent));
-            let Some(TableClass::Direct { column, .. }) = self.found.get(&child) else {
+            let Some(TableClass::Direct { column, id, .. }) = self.found.get(&child) else {
                 continue;
             };
+            let (column, id) = (column.clone(), id.clone());
             let points_there = key.columns.as_slice() == [column.clone()];
             let (true, [parent_column]) = (points_there, key.parent_columns.as_slice()) else {
                 continue;
             };
             if !self.found.contains_key(&parent)
                 && !self.declared.contains_key(&parent)
-                && let Some(class) = self.direct(parent, parent_column, None)
+                && let Some(class) = self.direct(parent, parent_column, id)
             {
                 self.found.insert(parent, class);
             }
@@ -331,6 +367,12 @@ impl<'a> Classes<'a> {
             );
             return Some(unclassified(reason, &["ignored"]));
         }
+        if by.to.is_empty() {
+            return Some(unclassified(
+                "it is declared polymorphic, and to no table".to_owned(),
+                &["ignored"],
+            ));
+        }
         let (mut cases, mut depth) = (Vec::new(), 0);
         for (value, to) in &by.to {
             match self.written_hop(oid, &[(&by.id, to)]) {
@@ -381,6 +423,7 @@ impl<'a> Classes<'a> {
         let hop = Hop {
             constraint: String::new(),
             columns,
+            only: parent.kind != 'p',
             parent: parent.name.clone(),
             parent_columns,
             operators,
@@ -417,9 +460,10 @@ impl<'a> Classes<'a> {
                 && !index.expression
                 && !index.exclusion
                 && index.columns.len() == parent_columns.len()
-                && parent_columns
+                && index
+                    .columns
                     .iter()
-                    .all(|name| index.columns.contains(name))
+                    .all(|name| parent_columns.contains(name))
         };
         let index = self
             .rows
@@ -490,8 +534,8 @@ impl<'a> Classes<'a> {
         let choices = leading
             .iter()
             .map(|(key, _)| match key.columns.as_slice() {
-                [one] => format!("{{ via: {one} }}"),
-                _ => format!("{{ via: {} }}", key.name),
+                [one] => format!("{{ via: {} }}", yaml(one)),
+                _ => format!("{{ via: {} }}", yaml(&key.name)),
             })
             .collect();
         let reason = format!(

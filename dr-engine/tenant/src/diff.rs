@@ -14,7 +14,7 @@ use crate::TenantError;
 use crate::changes::{Counts, Direction, TableChanges};
 use crate::plan::{Mode, Sample, TablePlan};
 use crate::slice::{Ownership, SliceTable, numbered_record};
-use crate::sql::{self, literal};
+use crate::sql::{self, CopyFormat, literal};
 
 /// The schema in the scratch database.
 pub(crate) const SCHEMA: &str = "dr_tenant";
@@ -338,7 +338,10 @@ pub(crate) async fn spool(
         changes.slice.number
     );
     let what = format!("the changes of {}", changes.slice.table);
-    sql::copy_to_file(scratch, &query, &folder.join(changes.file()), &what).await
+    let file = folder.join(changes.file());
+    sql::copy_to_file(scratch, &query, CopyFormat::Text, &file, &what)
+        .await
+        .map(drop)
 }
 
 /// What still differs from the target after the commit.

@@ -32,6 +32,7 @@ mod conflicts;
 mod diff;
 mod error;
 mod execute;
+mod export;
 mod fault;
 mod folders;
 mod hold;
@@ -51,6 +52,7 @@ mod wal_count;
 mod work;
 
 pub use error::TenantError;
+pub use export::{Export, ExportedColumn, ExportedTable, export};
 pub use map::{Case, Hop, MappedTable, TableClass, TableName, TenancyMap};
 pub use plan::{FolderPlan, Mode, Purpose, Sample, TablePlan, Tenant, TenantPlan, TenantRequest};
 pub use report::{FolderResult, ProofLine, ProofOutcome, TableResult, TenantRestoreReport};

@@ -1,5 +1,6 @@
 //! The tenancy map: how each table of a database belongs to tenants.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use dr_model::WorkloadName;
@@ -33,6 +34,9 @@ pub struct Hop {
     pub parent_columns: Vec<String>,
     /// The equality operators, qualified, one for each column.
     pub operators: Vec<String>,
+    /// Rows of tables that inherit from the parent are not meant: no key covers them.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub only: bool,
 }
 
 /// One of the tables that a row can belong to.
@@ -55,11 +59,17 @@ pub enum TableClass {
     Direct {
         /// The column.
         column: String,
-        /// Its type.
+        /// Its type, without a length.
         column_type: String,
         /// Which of the tenant's other ids it holds.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         id: Option<String>,
+        /// The equality of its type, qualified; `=` where it has none of its own.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        equals: Option<String>,
+        /// Compared by its text: not every id is a value of its type.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        as_text: bool,
     },
     /// Rows belong to the tenant of the row that a foreign key refers to.
     Via {
@@ -76,6 +86,11 @@ pub enum TableClass {
         cases: Vec<Case>,
         /// Steps to the table with the tenant column, the most there are.
         depth: usize,
+    },
+    /// All of its rows are one tenant's: it is in that tenant's schema or database.
+    Whole {
+        /// The tenant's id.
+        tenant: String,
     },
     /// Belongs to all tenants; never written.
     Shared,
@@ -100,6 +115,12 @@ pub struct MappedTable {
     pub class: TableClass,
     /// Whether the configuration says so, and not the system catalogs.
     pub declared: bool,
+}
+
+impl MappedTable {
+    fn is_whole(&self) -> bool {
+        matches!(self.class, TableClass::Whole { .. })
+    }
 }
 
 /// The tenancy map of one database.
@@ -128,6 +149,7 @@ impl TableClass {
                 format!("by {column}: {}", cases.join(", "))
             }
             Self::Via { hop, .. } => format!("via {} -> {}", hop.columns.join(", "), hop.parent),
+            Self::Whole { tenant } => format!("all of tenant {tenant}"),
             Self::Shared => "shared".to_owned(),
             Self::Ignored => "ignored".to_owned(),
             Self::Unclassified { .. } => "unclassified".to_owned(),
@@ -140,7 +162,7 @@ impl TableClass {
     #[must_use]
     pub fn depth(&self) -> Option<usize> {
         match self {
-            Self::Direct { .. } => Some(0),
+            Self::Direct { .. } | Self::Whole { .. } => Some(0),
             Self::Via { depth, .. } | Self::Polymorphic { depth, .. } => Some(*depth),
             Self::Shared | Self::Ignored | Self::Unclassified { .. } => None,
         }
@@ -155,8 +177,22 @@ impl TableClass {
                 let columns = cases.iter().flat_map(|case| &case.hop.columns);
                 columns.chain([column]).collect()
             }
-            Self::Shared | Self::Ignored | Self::Unclassified { .. } => Vec::new(),
+            Self::Whole { .. } | Self::Shared | Self::Ignored | Self::Unclassified { .. } => {
+                Vec::new()
+            }
         }
+    }
+
+    /// Steps for which there is no foreign key.
+    pub(crate) fn declared_hops(&self) -> Vec<&Hop> {
+        let hops: Vec<&Hop> = match self {
+            Self::Via { hop, .. } => vec![hop],
+            Self::Polymorphic { cases, .. } => cases.iter().map(|case| &case.hop).collect(),
+            _ => Vec::new(),
+        };
+        hops.into_iter()
+            .filter(|hop| hop.constraint.is_empty())
+            .collect()
     }
 
     /// As it is declared in `dr.yaml`; an unclassified one by what could be chosen.
@@ -190,10 +226,8 @@ impl TableClass {
                     .collect();
                 format!("{{ via: {{ {} }} }}", pairs.join(", "))
             }
-            Self::Via { hop, .. } => match hop.columns.as_slice() {
-                [one] => format!("{{ via: {} }}", yaml(one)),
-                _ => format!("{{ via: {} }}", yaml(&hop.constraint)),
-            },
+            // By its name: there may be two foreign keys on a column.
+            Self::Via { hop, .. } => format!("{{ via: {} }}", yaml(&hop.constraint)),
             Self::Polymorphic { column, cases, .. } => {
                 let id = cases.first().map(|case| column_of(&case.hop).0);
                 let to: Vec<String> = cases
@@ -208,7 +242,8 @@ impl TableClass {
                 )
             }
             Self::Shared => "shared".to_owned(),
-            Self::Ignored => "ignored".to_owned(),
+            // Tables that are wholly one tenant's are not declared: where they are says it.
+            Self::Whole { .. } | Self::Ignored => "ignored".to_owned(),
             Self::Unclassified { choices, .. } => choices
                 .first()
                 .cloned()
@@ -218,7 +253,7 @@ impl TableClass {
 }
 
 /// A word as YAML: in quotes unless it is plain.
-fn yaml(word: &str) -> String {
+pub(crate) fn yaml(word: &str) -> String {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
     let begins = word
         .chars()
@@ -255,12 +290,15 @@ impl TenancyMap {
     #[must_use]
     pub fn declarations(&self) -> String {
         let mut lines = String::from("tenancy:\n  tables:\n");
-        for mapped in &self.tables {
+        for mapped in self.tables.iter().filter(|mapped| !mapped.is_whole()) {
             let name = yaml(&mapped.table.to_string());
             let class = mapped.class.declaration();
             match &mapped.class {
+                // Not as a declaration: nobody has decided.
                 TableClass::Unclassified { reason, .. } => {
-                    lines.push_str(&format!("    {name}: {class}  # to be decided: {reason}\n"));
+                    lines.push_str(&format!(
+                        "    # {name}: {class}   to be decided: {reason}\n"
+                    ));
                 }
                 _ => lines.push_str(&format!("    {name}: {class}\n")),
             }
@@ -270,7 +308,9 @@ impl TenancyMap {
 
     /// Tables that the configuration does not declare.
     pub fn undeclared(&self) -> impl Iterator<Item = &MappedTable> {
-        self.tables.iter().filter(|mapped| !mapped.declared)
+        self.tables
+            .iter()
+            .filter(|mapped| !mapped.declared && !mapped.is_whole())
     }
 
     /// What to add to the workload's section of `dr.yaml`; `None` when every table has a class.
@@ -300,15 +340,15 @@ impl TenancyMap {
 
 impl fmt::Display for TenancyMap {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let width = self
-            .tables
+        let (whole, shown): (Vec<_>, Vec<_>) = self.tables.iter().partition(|t| t.is_whole());
+        let width = shown
             .iter()
             .map(|t| t.table.to_string().len())
             .max()
             .unwrap_or(5)
             .max(5);
         writeln!(f, "{:<width$}  class", "table")?;
-        for mapped in &self.tables {
+        for mapped in &shown {
             let declared = if mapped.declared { " (declared)" } else { "" };
             write!(
                 f,
@@ -320,6 +360,15 @@ impl fmt::Display for TenancyMap {
                 TableClass::Unclassified { reason, .. } => writeln!(f, ": {reason}")?,
                 _ => writeln!(f)?,
             }
+        }
+        if !whole.is_empty() {
+            let tenants: BTreeSet<String> = whole.iter().map(|t| t.class.describe()).collect();
+            writeln!(
+                f,
+                "\n{} more tables are in the schemas or databases of {} tenants, all of whose rows are theirs",
+                whole.len(),
+                tenants.len()
+            )?;
         }
         let (classified, all) = self.coverage();
         writeln!(f, "\n{classified} of {all} tables have a class")?;

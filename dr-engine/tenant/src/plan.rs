@@ -29,7 +29,7 @@ pub enum Mode {
     Replace,
     /// Only what is gone returns; nothing is changed or removed.
     Missing,
-    /// Into files. Not there yet.
+    /// Into files ([`crate::export`]).
     Export,
     /// Into a new database. Not there yet.
     Clone,

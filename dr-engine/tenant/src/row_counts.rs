@@ -151,6 +151,7 @@ pub(crate) async fn count(
 fn kind_of_id<'m>(map: &'m TenancyMap, mapped: &'m MappedTable) -> Option<Option<&'m String>> {
     match &mapped.class {
         TableClass::Direct { id, .. } => Some(id.as_ref()),
+        TableClass::Whole { .. } => Some(None),
         TableClass::Via { hop, .. } => {
             let parent = map.tables.iter().find(|other| other.table == hop.parent)?;
             kind_of_id(map, parent)

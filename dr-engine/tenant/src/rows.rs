@@ -22,6 +22,7 @@ use crate::map::TenancyMap;
 use crate::plan::{Mode, TablePlan, Tenant};
 use crate::report::{ProofLine, ProofOutcome};
 use crate::slice::{Ownership, Sliced, slice};
+use crate::tenants::Owners;
 use crate::wal_count::{self, Stretch};
 use crate::{TenantError, conflicts, diff, sql};
 
@@ -50,24 +51,46 @@ pub(crate) async fn map(
     live: &mut PgConnection,
     workload: &WorkloadName,
     tenancy: &TenancyConfig,
+    owners: &Owners,
 ) -> Result<TenancyMap, TenantError> {
-    let rows = CatalogRows::read(live).await?;
+    let (map, unknown) = read_map(live, workload, tenancy, owners).await?;
+    match unknown.is_empty() {
+        true => Ok(map),
+        false => Err(TenantError::Refused(unknown)),
+    }
+}
+
+/// As [`map`], of another moment: what is declared of tables that are not there does not matter.
+pub(crate) async fn map_then(
+    then: &mut PgConnection,
+    workload: &WorkloadName,
+    tenancy: &TenancyConfig,
+    owners: &Owners,
+) -> Result<TenancyMap, TenantError> {
+    let read = read_map(then, workload, tenancy, owners).await?;
+    Ok(read.0)
+}
+
+async fn read_map(
+    session: &mut PgConnection,
+    workload: &WorkloadName,
+    tenancy: &TenancyConfig,
+    owners: &Owners,
+) -> Result<(TenancyMap, Vec<String>), TenantError> {
+    let rows = CatalogRows::read(session).await?;
     let database: String = sql::value(
-        live,
+        session,
         "select current_database()::text",
         "asking for the database's name",
     )
     .await?;
-    let (tables, unknown) = classify(&rows, tenancy);
-    if unknown.is_empty() {
-        Ok(TenancyMap {
-            workload: workload.clone(),
-            database,
-            tables,
-        })
-    } else {
-        Err(TenantError::Refused(unknown))
-    }
+    let (tables, unknown) = classify(&rows, tenancy, owners);
+    let map = TenancyMap {
+        workload: workload.clone(),
+        database,
+        tables,
+    };
+    Ok((map, unknown))
 }
 
 /// The map, if every table has a class.
@@ -136,7 +159,7 @@ pub(crate) async fn compare(
         tables,
         mut warnings,
         mut refused,
-    } = slice(subject.map, &rows, &then);
+    } = slice(subject.map, subject.tenant, &rows, &then);
     let owner = subject.owner();
     refused.extend(owner.unknown_ids());
     let spool = folder.join("db");

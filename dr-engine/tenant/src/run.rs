@@ -46,7 +46,7 @@ pub async fn list(
     place.tenants(&place.live, &server).await
 }
 
-/// Finds the tenancy map of a database workload.
+/// Finds the tenancy map of a database workload; of a tenant's own database, if it has one and is named.
 ///
 /// # Errors
 /// When the workload has no tenancy or the database does not answer. Tables in no class are no error
@@ -54,8 +54,29 @@ pub async fn list(
 pub async fn map(
     installation: &Installation,
     workload: &WorkloadName,
+    tenant: Option<&str>,
 ) -> Result<TenancyMap, TenantError> {
-    live_map(&tenants::place(installation, workload)?).await
+    let place = match tenant {
+        Some(tenant) => place_of(installation, workload, tenant).await?,
+        None => tenants::place(installation, workload)?,
+    };
+    live_map(&place, None).await
+}
+
+/// Where the rows of a tenant are that the live database knows.
+async fn place_of(
+    installation: &Installation,
+    workload: &WorkloadName,
+    tenant: &str,
+) -> Result<Place, TenantError> {
+    match tenants::find(installation, tenant, Some(workload)).await? {
+        (place, Some(known)) => place.of_tenant(&known),
+        (_, None) => Err(TenantError::UnknownTenant {
+            name: tenant.to_owned(),
+            place: format!("in workload `{workload}`"),
+            nearest: Vec::new(),
+        }),
+    }
 }
 
 /// Counts whose rows there are, table by table, and where a row and what it refers to are different
@@ -66,20 +87,34 @@ pub async fn map(
 pub async fn row_counts(
     installation: &Installation,
     workload: &WorkloadName,
+    tenant: Option<&str>,
     map: &TenancyMap,
 ) -> Result<RowCounts, TenantError> {
-    let place = tenants::place(installation, workload)?;
+    let place = match tenant {
+        Some(tenant) => place_of(installation, workload, tenant).await?,
+        None => tenants::place(installation, workload)?,
+    };
     let mut live = rows::session(&place.live, &format!("workload `{workload}`")).await?;
     let counts = row_counts::count(&mut live, &place.tenancy, map).await?;
     rows::close(live).await;
     Ok(counts)
 }
 
-async fn live_map(place: &Place) -> Result<TenancyMap, TenantError> {
+/// The map as it is now; `gone` is a tenant that is in no list any more.
+async fn live_map(place: &Place, gone: Option<&Tenant>) -> Result<TenancyMap, TenantError> {
     let mut live = rows::session(&place.live, &format!("workload `{}`", place.workload)).await?;
-    let map = rows::map(&mut live, &place.workload, &place.tenancy).await?;
+    let owners = place.owners(gone).await?;
+    let map = rows::map(&mut live, &place.workload, &place.tenancy, &owners).await?;
     rows::close(live).await;
-    Ok(map)
+    // A parameter of the URL could name another one than its path does.
+    if map.database == place.database() {
+        return Ok(map);
+    }
+    Err(TenantError::Refused(vec![format!(
+        "the URL leads to database `{}`, and `{}` is meant: name the database in its path only",
+        map.database,
+        place.database()
+    )]))
 }
 
 /// A tenant restore that is ready to be carried out. Dropping it removes the scratch instance and
@@ -102,14 +137,18 @@ pub async fn prepare(
     cancel: CancellationToken,
 ) -> Result<Prepared, TenantError> {
     match request.mode {
-        Mode::Export => return Err(TenantError::NotYet("mode `export`")),
+        Mode::Export => return Err(TenantError::NotYet("mode `export` without a folder")),
         Mode::Clone => return Err(TenantError::NotYet("mode `clone`")),
         Mode::Replace | Mode::Missing => {}
     }
-    let (place, live_tenant) =
+    let (registry, live_tenant) =
         tenants::find(installation, &request.tenant, request.workload.as_ref()).await?;
-    let map = rows::complete(live_map(&place).await?)?;
-    let repository = installation.open_repository_of(&place.workload).await?;
+    // What cannot be mapped is said before anything takes long.
+    let known = match &live_tenant {
+        Some(tenant) => Some(place_and_map(&registry, tenant, None).await?),
+        None => None,
+    };
+    let repository = installation.open_repository_of(&registry.workload).await?;
     let id = TenantRestoreId::new(installation.clock.now());
     let work = WorkFolder::create(&id)?;
     let target = if fault::is("late-by-one-commit") {
@@ -119,11 +158,11 @@ pub async fn prepare(
     };
     progress.note(&format!(
         "bringing back {} at {}",
-        place.workload, request.target
+        registry.workload, request.target
     ));
     let scratch = dr_restore::scratch(
         installation,
-        &place.workload,
+        &registry.workload,
         &target,
         &work::base(),
         Arc::clone(&progress),
@@ -131,7 +170,12 @@ pub async fn prepare(
     )
     .await
     .map_err(TenantError::Restore)?;
-    let (tenant, note) = at_target(&place, &scratch, live_tenant, &request.tenant).await?;
+    let (tenant, note) = at_target(&registry, &scratch, live_tenant, &request.tenant).await?;
+    let (place, map) = match known {
+        Some(known) => known,
+        // Only now it is known where it was.
+        None => place_and_map(&registry, &tenant, Some(&tenant)).await?,
+    };
     let mut execution = Execution {
         installation: installation.clone(),
         repository,
@@ -158,6 +202,17 @@ pub async fn prepare(
     Ok(Prepared { execution, scratch })
 }
 
+/// Where a tenant's rows are, and the whole map of it.
+async fn place_and_map(
+    registry: &Place,
+    tenant: &Tenant,
+    gone: Option<&Tenant>,
+) -> Result<(Place, TenancyMap), TenantError> {
+    let place = registry.clone().of_tenant(tenant)?;
+    let map = rows::complete(live_map(&place, gone).await?)?;
+    Ok((place, map))
+}
+
 /// The tenant as the target knows it. One that did not exist then has nothing to return to.
 async fn at_target(
     place: &Place,
@@ -165,15 +220,20 @@ async fn at_target(
     live: Option<Tenant>,
     wanted: &str,
 ) -> Result<(Tenant, Option<String>), TenantError> {
-    let options = scratch.connect_options(&place.database());
+    let options = scratch.connect_options(place.registry());
     let then = place.tenants(&options, "the scratch instance").await?;
     let where_ = format!("in workload `{}` at the target", place.workload);
     match live {
-        None => Ok((
-            tenants::choose(&then, wanted, &where_)?,
-            Some("the tenant itself is gone from the live database and returns".to_owned()),
-        )),
+        None => {
+            let tenant = tenants::choose(&then, wanted, &where_)?;
+            let server = format!("workload `{}`", place.workload);
+            let now = place.tenants(&place.live, &server).await?;
+            tenants::same_ids(&tenant, &now, "by now")?;
+            let note = "the tenant itself is gone from the live database and returns";
+            Ok((tenant, Some(note.to_owned())))
+        }
         Some(live) => {
+            tenants::same_ids(&live, &then, "at the target")?;
             let former = tenants::choose(&then, &format!("id:{}", live.id), &where_)?;
             let note = (former.name != live.name)
                 .then(|| format!("the tenant was called {} at the target", former.name));
@@ -518,7 +578,12 @@ pub async fn prepare_undo(
     .await
     .map_err(TenantError::Restore)?;
     let set = ChangeSet::read(&stored)?;
-    let map = rows::complete(live_map(&place).await?)?;
+    let server = format!("workload `{}`", place.workload);
+    let now = place.tenants(&place.live, &server).await?;
+    tenants::same_ids(&set.tenant, &now, "by now")?;
+    let is_gone = now.iter().all(|tenant| tenant.id != set.tenant.id);
+    let gone = is_gone.then_some(&set.tenant);
+    let (place, map) = place_and_map(&place, &set.tenant, gone).await?;
     let mut execution = Execution {
         plan: TenantPlan {
             workload: place.workload.clone(),
@@ -606,7 +671,7 @@ async fn check_outcome(
 async fn plan_undo(execution: &mut Execution, forward: &ChangeSet) -> Result<(), TenantError> {
     let mut live = rows::session(&execution.place.live, "the live database").await?;
     let catalog = CatalogRows::read(&mut live).await?;
-    let mut refused = undo::misfits(&catalog, forward);
+    let mut refused = undo::misfits(&catalog, &execution.map, forward);
     if refused.is_empty() {
         let owner = Ownership {
             map: &execution.map,

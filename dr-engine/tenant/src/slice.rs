@@ -13,6 +13,7 @@ use crate::fault;
 use crate::map::{AS_TEXT, Case, Hop, TableClass, TableName, TenancyMap};
 use crate::plan::Tenant;
 use crate::sql::{ident, literal, table};
+use crate::tenants::{DATABASE_OF, SCHEMA_OF};
 
 /// A column of a sliced table. Generated columns are not among them: PostgreSQL fills them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -112,12 +113,8 @@ impl Ownership<'_> {
             format!("exists (select from {from} where {on} and {inner})")
         };
         match class {
-            TableClass::Direct {
-                column,
-                column_type,
-                id,
-            } => match self.id(id.as_ref()) {
-                Some(id) => format!("{alias}.{} = {}::{column_type}", ident(column), literal(id)),
+            TableClass::Direct { id, .. } => match self.id(id.as_ref()) {
+                Some(id) => holds(class, alias, id),
                 None => "null".to_owned(),
             },
             TableClass::Via { hop, .. } => exists(hop),
@@ -133,6 +130,7 @@ impl Ownership<'_> {
                 let cases: Vec<String> = cases.iter().map(case).collect();
                 format!("({})", cases.join(" or "))
             }
+            TableClass::Whole { tenant } => (*tenant == self.tenant.id).to_string(),
             TableClass::Shared | TableClass::Ignored | TableClass::Unclassified { .. } => {
                 "null".to_owned()
             }
@@ -159,8 +157,8 @@ impl Ownership<'_> {
                 let column = format!("{alias}.{}::text", ident(column));
                 match self.id(id.as_ref()).filter(|_| id.is_some()) {
                     Some(other) => format!(
-                        "(case {column} when {} then {} else {column} end)",
-                        literal(other),
+                        "(case when {} then {} end)",
+                        holds(class, alias, other),
                         literal(&self.tenant.id)
                     ),
                     None => column,
@@ -182,6 +180,7 @@ impl Ownership<'_> {
                     cases.join(" ")
                 )
             }
+            TableClass::Whole { tenant } => literal(tenant),
             TableClass::Shared | TableClass::Ignored | TableClass::Unclassified { .. } => {
                 "null".to_owned()
             }
@@ -189,10 +188,48 @@ impl Ownership<'_> {
     }
 }
 
+/// Whether the tenant column of `alias` holds an id, compared as its type compares. An id that is no value of the
+/// type is in no row.
+fn holds(class: &TableClass, alias: &str, id: &str) -> String {
+    let TableClass::Direct {
+        column,
+        column_type,
+        equals,
+        as_text,
+        ..
+    } = class
+    else {
+        return "null".to_owned();
+    };
+    let column = format!("{alias}.{}", ident(column));
+    if *as_text {
+        return format!("{column}::text operator(pg_catalog.=) {}", literal(id));
+    }
+    if !is_value(id, column_type) {
+        return "false".to_owned();
+    }
+    let equals = equals.as_deref().unwrap_or("=");
+    format!("{column} {equals} {}::{column_type}", literal(id))
+}
+
+fn is_value(id: &str, column_type: &str) -> bool {
+    match column_type {
+        "smallint" => id.parse::<i16>().is_ok(),
+        "integer" => id.parse::<i32>().is_ok(),
+        "bigint" => id.parse::<i64>().is_ok(),
+        "uuid" => {
+            let digits = id.chars().filter(char::is_ascii_hexdigit).count();
+            digits == 32 && id.chars().all(|c| c.is_ascii_hexdigit() || c == '-')
+        }
+        _ => true,
+    }
+}
+
 /// The next alias, what it stands for, and how it is reached from `alias`.
 fn step(hop: &Hop, alias: &str, level: usize) -> (String, String, String) {
     let next = format!("dr_p{level}");
-    let from = format!("{} {next}", table(&hop.parent));
+    let only = if hop.only { "only " } else { "" };
+    let from = format!("{only}{} {next}", table(&hop.parent));
     let on = join(
         &hop.parent_columns,
         &next,
@@ -320,9 +357,19 @@ pub(crate) struct Sliced {
 }
 
 /// Decides which tables and columns make up a tenant's slice, from the map and both servers' catalogs.
-pub(crate) fn slice(map: &TenancyMap, live: &CatalogRows, then: &CatalogRows) -> Sliced {
+pub(crate) fn slice(
+    map: &TenancyMap,
+    tenant: &Tenant,
+    live: &CatalogRows,
+    then: &CatalogRows,
+) -> Sliced {
     let mut sliced = Sliced::default();
-    for mapped in &map.tables {
+    let is_anothers = |class: &TableClass| matches!(class, TableClass::Whole { tenant: whose } if *whose != tenant.id);
+    for mapped in map
+        .tables
+        .iter()
+        .filter(|mapped| !is_anothers(&mapped.class))
+    {
         let Some(depth) = mapped.class.depth() else {
             continue;
         };
@@ -368,9 +415,17 @@ pub(crate) fn slice(map: &TenancyMap, live: &CatalogRows, then: &CatalogRows) ->
         table.key = key(live, relation.oid, &table);
         pin(live, relation.oid, &mut table);
         ownership_existed(&table, &mut sliced);
+        for hop in mapped.class.declared_hops() {
+            sliced.refused.extend(held_then(hop, live, then).map(|why| {
+                format!(
+                    "{}, to which {} is declared to lead, {why}",
+                    hop.parent, mapped.table
+                )
+            }));
+        }
         sliced.tables.push(table);
     }
-    gone(map, live, then, &mut sliced);
+    gone(map, tenant, live, then, &mut sliced);
     sliced
         .tables
         .sort_by_key(|table| (table.depth, table.number));
@@ -499,8 +554,49 @@ fn ownership_existed(table: &SliceTable, sliced: &mut Sliced) {
     }
 }
 
+/// Why a step that is only declared did not hold at the target: there it has to lead to one row as well.
+fn held_then(hop: &Hop, live: &CatalogRows, then: &CatalogRows) -> Option<String> {
+    let Some(parent) = then.by_name(&hop.parent) else {
+        return Some("was not there at the target".to_owned());
+    };
+    let now = live.by_name(&hop.parent)?;
+    for name in &hop.parent_columns {
+        let type_in = |rows: &CatalogRows, oid| rows.column(oid, name).map(|c| c.base_type.clone());
+        if type_in(then, parent.oid) != type_in(live, now.oid) {
+            return Some(format!("had no {name} like this at the target"));
+        }
+    }
+    let is_unique = then.indexes.iter().any(|index| {
+        index.relation == parent.oid
+            && !index.partial
+            && !index.expression
+            && !index.exclusion
+            && index.columns.len() == hop.parent_columns.len()
+            && index
+                .columns
+                .iter()
+                .all(|name| hop.parent_columns.contains(name))
+    });
+    (!is_unique).then(|| {
+        format!(
+            "had no unique index on {} at the target",
+            hop.parent_columns.join(", ")
+        )
+    })
+}
+
 /// Tables with the tenant column, or known to the map, that existed then and are gone.
-fn gone(map: &TenancyMap, live: &CatalogRows, then: &CatalogRows, sliced: &mut Sliced) {
+fn gone(
+    map: &TenancyMap,
+    tenant: &Tenant,
+    live: &CatalogRows,
+    then: &CatalogRows,
+    sliced: &mut Sliced,
+) {
+    let is_whole = |name: &TableName| match tenant.others.get(SCHEMA_OF) {
+        Some(schema) => *schema == name.schema,
+        None => tenant.others.contains_key(DATABASE_OF),
+    };
     let columns: BTreeMap<&str, ()> = map
         .tables
         .iter()
@@ -517,7 +613,13 @@ fn gone(map: &TenancyMap, live: &CatalogRows, then: &CatalogRows, sliced: &mut S
         let had_tenants = columns
             .keys()
             .any(|column| then.column(former.oid, column).is_some());
-        if live.by_name(&former.name).is_none() && had_tenants {
+        let is_gone = live.by_name(&former.name).is_none();
+        if is_gone && is_whole(&former.name) && former.extension.is_none() {
+            sliced.refused.push(format!(
+                "{} was there at the target and is gone (dropped or renamed): make it again as it was, empty",
+                former.name
+            ));
+        } else if is_gone && had_tenants {
             sliced.warnings.push(format!(
                 "{} held tenants' rows at the target and is gone (dropped or renamed): its rows do not return",
                 former.name

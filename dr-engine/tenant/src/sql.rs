@@ -6,6 +6,7 @@ use std::path::Path;
 
 use futures::StreamExt;
 use serde::de::DeserializeOwned;
+use sha2::{Digest, Sha256};
 use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Executor, Row};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -141,22 +142,50 @@ pub(crate) async fn copy_across(
     Ok(())
 }
 
-/// Streams a query's COPY text into a new file, durably.
+/// How COPY writes rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum CopyFormat {
+    /// As COPY reads them again.
+    Text,
+    /// For people and other programs, with the columns' names first.
+    Csv,
+}
+
+/// What was written to a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Copied {
+    pub(crate) bytes: u64,
+    pub(crate) sha256: String,
+}
+
+/// Streams a query's rows into a new file, durably, that only its owner may read.
 pub(crate) async fn copy_to_file(
     from: &mut PgConnection,
     query: &str,
+    format: CopyFormat,
     path: &Path,
     what: &str,
-) -> Result<(), TenantError> {
-    let mut file = tokio::fs::File::create_new(path)
+) -> Result<Copied, TenantError> {
+    let mut file = tokio::fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
         .await
         .map_err(TenantError::file("create", path))?;
+    let with = match format {
+        CopyFormat::Text => "",
+        CopyFormat::Csv => " with (format csv, header)",
+    };
     let mut source = from
-        .copy_out_raw(&format!("copy ({query}) to stdout"))
+        .copy_out_raw(&format!("copy ({query}) to stdout{with}"))
         .await
         .map_err(TenantError::sql(format!("reading {what}")))?;
+    let (mut bytes, mut digest) = (0, Sha256::new());
     while let Some(piece) = source.next().await {
         let piece = piece.map_err(TenantError::sql(format!("reading {what}")))?;
+        bytes += piece.len() as u64;
+        digest.update(&piece);
         file.write_all(&piece)
             .await
             .map_err(TenantError::file("write", path))?;
@@ -166,7 +195,11 @@ pub(crate) async fn copy_to_file(
         .map_err(TenantError::file("write", path))?;
     file.sync_all()
         .await
-        .map_err(TenantError::file("write", path))
+        .map_err(TenantError::file("write", path))?;
+    Ok(Copied {
+        bytes,
+        sha256: hex::encode(digest.finalize()),
+    })
 }
 
 /// Streams a file of COPY text into a table (with its column list).

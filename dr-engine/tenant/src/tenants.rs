@@ -1,8 +1,10 @@
 //! Who the tenants are, and where: the configured `tenants` query, live and at the target.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use dr_config::{PostgresSource, TenancyConfig, TenancyModel, Workload, WorkloadSource};
+use dr_config::{
+    DirectBy, PostgresSource, TenancyConfig, TenancyModel, TenantTable, Workload, WorkloadSource,
+};
 use dr_installation::Installation;
 use dr_model::WorkloadName;
 use dr_sources::postgres::ConnectOptions;
@@ -22,22 +24,115 @@ pub(crate) struct Place {
     pub(crate) tenancy: TenancyConfig,
     pub(crate) query: String,
     pub(crate) live: ConnectOptions,
+    /// The database in which tenants are listed.
+    registry: String,
+    /// Whose the database is, where it is one tenant's.
+    only: Option<String>,
+}
+
+/// The column of the `tenants` query that names the schema in which all is a tenant's.
+pub(crate) const SCHEMA_OF: &str = "schema";
+/// The same for databases.
+pub(crate) const DATABASE_OF: &str = "database";
+
+/// What holds nothing but one tenant's rows.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Owners {
+    /// Schemas, each with its tenant's id.
+    pub(crate) schemas: BTreeMap<String, String>,
+    /// The tenant whose the whole database is.
+    pub(crate) database: Option<String>,
+}
+
+impl Owners {
+    /// Of a database that several tenants share.
+    pub(crate) fn of(tenants: &[Tenant]) -> Self {
+        let schemas = tenants.iter().filter_map(|tenant| {
+            let schema = tenant.others.get(SCHEMA_OF)?;
+            Some((schema.clone(), tenant.id.clone()))
+        });
+        Self {
+            schemas: schemas.collect(),
+            database: None,
+        }
+    }
 }
 
 impl Place {
-    /// The database in the workload's URL; PostgreSQL takes the user's name when there is none.
+    /// The database that is restored.
     pub(crate) fn database(&self) -> String {
-        let without_query = self.source.url.split('?').next().unwrap_or_default();
-        let after_scheme = without_query.split("://").nth(1).unwrap_or_default();
-        let named = after_scheme
-            .split_once('/')
-            .map(|(_, name)| name)
-            .filter(|name| !name.is_empty());
-        let user = after_scheme
-            .split_once('@')
-            .map_or("postgres", |(user, _)| user);
-        named.unwrap_or(user).to_owned()
+        database_in(&self.source.url)
     }
+
+    /// The database in which tenants are listed.
+    pub(crate) fn registry(&self) -> &str {
+        &self.registry
+    }
+
+    /// The place of a tenant: a database of its own, where the `tenants` query names one.
+    pub(crate) fn of_tenant(mut self, tenant: &Tenant) -> Result<Self, TenantError> {
+        let Some(database) = tenant.others.get(DATABASE_OF) else {
+            return Ok(self);
+        };
+        self.source.url = with_database(&self.source.url, database)?;
+        self.live.url = with_database(&self.live.url, database)?;
+        self.only = Some(tenant.id.clone());
+        Ok(self)
+    }
+
+    /// What of the database is wholly one tenant's; also of one that is in no list any more.
+    pub(crate) async fn owners(&self, gone: Option<&Tenant>) -> Result<Owners, TenantError> {
+        if self.only.is_some() {
+            return Ok(self.owners_among(&[]));
+        }
+        let server = format!("workload `{}`", self.workload);
+        let mut tenants = self.tenants(&self.live, &server).await?;
+        tenants.extend(gone.cloned());
+        Ok(self.owners_among(&tenants))
+    }
+
+    /// The same, where the tenants are known.
+    pub(crate) fn owners_among(&self, tenants: &[Tenant]) -> Owners {
+        match &self.only {
+            Some(only) => Owners {
+                schemas: BTreeMap::new(),
+                database: Some(only.clone()),
+            },
+            None => Owners::of(tenants),
+        }
+    }
+}
+
+/// The database in a URL; PostgreSQL takes the user's name when there is none.
+fn database_in(url: &str) -> String {
+    let without_query = url.split('?').next().unwrap_or_default();
+    let after_scheme = without_query.split("://").nth(1).unwrap_or_default();
+    let named = after_scheme
+        .split_once('/')
+        .map(|(_, name)| name)
+        .filter(|name| !name.is_empty());
+    let user = after_scheme
+        .split_once('@')
+        .map_or("postgres", |(user, _)| user);
+    named.unwrap_or(user).to_owned()
+}
+
+/// The same URL with another database.
+fn with_database(url: &str, database: &str) -> Result<String, TenantError> {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
+    if database.is_empty() || !database.chars().all(is_plain) {
+        return Err(TenantError::Refused(vec![format!(
+            "`tenancy.tenants` names the database `{database}`: only letters, digits, `_`, `-` and `.` are \
+             understood in its name"
+        )]));
+    }
+    let (before, parameters) = match url.split_once('?') {
+        Some((before, parameters)) => (before, format!("?{parameters}")),
+        None => (url, String::new()),
+    };
+    let (scheme, rest) = before.split_once("://").unwrap_or(("postgres", before));
+    let authority = rest.split('/').next().unwrap_or_default();
+    Ok(format!("{scheme}://{authority}/{database}{parameters}"))
 }
 
 /// Reads what a workload's configuration says of its tenants.
@@ -65,13 +160,6 @@ fn place_of(installation: &Installation, workload: &Workload<'_>) -> Result<Plac
         .tenancy
         .as_ref()
         .ok_or_else(|| missing("tenancy"))?;
-    match tenancy.model {
-        None | Some(TenancyModel::Pooled) => {}
-        Some(TenancyModel::Schema) => return Err(TenantError::NotYet("tenancy model `schema`")),
-        Some(TenancyModel::Database) => {
-            return Err(TenantError::NotYet("tenancy model `database`"));
-        }
-    }
     let query = tenancy
         .tenants
         .clone()
@@ -81,6 +169,8 @@ fn place_of(installation: &Installation, workload: &Workload<'_>) -> Result<Plac
         workload: workload.name.clone(),
         source: source.clone(),
         tenancy: tenancy.clone(),
+        registry: database_in(&source.url),
+        only: None,
         query,
         live: ConnectOptions {
             url: source.url.clone(),
@@ -100,6 +190,43 @@ fn places(installation: &Installation) -> Result<Vec<Place>, TenantError> {
 }
 
 impl Place {
+    /// By which further columns of the query tables know tenants, and where these are.
+    fn used_ids(&self) -> BTreeSet<&str> {
+        let others = self.tenancy.tables.values().filter_map(other_id);
+        others.chain([SCHEMA_OF, DATABASE_OF]).collect()
+    }
+
+    /// A schema or database that others share is nobody's own.
+    fn check_places(&self, tenants: &[Tenant]) -> Result<(), TenantError> {
+        let mut refused = Vec::new();
+        for tenant in tenants {
+            let (schema, database) = (tenant.others.get(SCHEMA_OF), tenant.others.get(DATABASE_OF));
+            if schema.is_some() && database.is_some() {
+                refused.push(format!(
+                    "{} has a schema and a database of its own: give one of them",
+                    tenant.name
+                ));
+            }
+            if schema.is_some_and(|schema| schema == "public" || schema.starts_with("pg_")) {
+                refused.push(format!(
+                    "the schema of {} is one that all share",
+                    tenant.name
+                ));
+            }
+            if database == Some(&self.registry) {
+                refused.push(format!(
+                    "the database of {} is the one in which tenants are listed: leave it null where rows are \
+                     in shared tables",
+                    tenant.name
+                ));
+            }
+        }
+        match refused.is_empty() {
+            true => Ok(()),
+            false => Err(TenantError::Refused(refused)),
+        }
+    }
+
     /// Lists the tenants, of the live database or of a copy. Whose rows are everybody's is none.
     pub(crate) async fn tenants(
         &self,
@@ -107,8 +234,32 @@ impl Place {
         server: &str,
     ) -> Result<Vec<Tenant>, TenantError> {
         let mut tenants = list(options, &self.query, server).await?;
+        let used = self.used_ids();
+        for tenant in &mut tenants {
+            tenant.others.retain(|name, _| used.contains(name.as_str()));
+        }
+        // Those whose rows are everybody's too: nothing of theirs is a tenant's.
+        unique(&tenants)?;
+        self.check_places(&tenants)?;
         tenants.retain(|tenant| !self.tenancy.shared_ids.contains(&tenant.id));
-        Ok(tenants)
+        let needed = match self.tenancy.model {
+            Some(TenancyModel::Schema) => Some(SCHEMA_OF),
+            Some(TenancyModel::Database) => Some(DATABASE_OF),
+            None | Some(TenancyModel::Pooled) => None,
+        };
+        let gives = |column: &str| {
+            tenants
+                .iter()
+                .any(|tenant| tenant.others.contains_key(column))
+        };
+        match needed.filter(|column| !tenants.is_empty() && !gives(column)) {
+            Some(column) => Err(TenantError::Refused(vec![format!(
+                "the tenancy of `{}` is one {column} for each tenant: `tenancy.tenants` has to give it as a column \
+                 `{column}`",
+                self.workload
+            )])),
+            None => Ok(tenants),
+        }
     }
 }
 
@@ -149,6 +300,84 @@ pub(crate) async fn list(
         .collect();
     crate::rows::close(connection).await;
     tenants
+}
+
+fn other_id(class: &TenantTable) -> Option<&str> {
+    match class {
+        TenantTable::Direct(DirectBy::OtherId(other)) => Some(&other.id),
+        _ => None,
+    }
+}
+
+/// Refuses two tenants with one id: a condition on it would be true of both's rows.
+fn unique(tenants: &[Tenant]) -> Result<(), TenantError> {
+    let mut seen: BTreeMap<(&str, &str), &Tenant> = BTreeMap::new();
+    let mut refused = Vec::new();
+    for tenant in tenants {
+        let own = [("id", tenant.id.as_str())].into_iter();
+        let others = tenant
+            .others
+            .iter()
+            .map(|(name, id)| (name.as_str(), id.as_str()));
+        for (name, id) in own.chain(others) {
+            if let Some(other) = seen.insert((name, id), tenant) {
+                refused.push(format!(
+                    "{} and {} have the same {name}: {id}",
+                    other.name, tenant.name
+                ));
+            }
+        }
+    }
+    match refused.is_empty() {
+        true => Ok(()),
+        false => Err(TenantError::Refused(refused)),
+    }
+}
+
+/// Refuses a tenant whose ids or place are not what they were: rows of one moment could not be told by those of
+/// the other, and may be another tenant's by now. `known` is the list of the other moment; `when` says which.
+pub(crate) fn same_ids(tenant: &Tenant, known: &[Tenant], when: &str) -> Result<(), TenantError> {
+    let mut refused = Vec::new();
+    for other in known {
+        if other.id == tenant.id {
+            // Of a record that was made before there were others.
+            if tenant.others.is_empty() {
+                continue;
+            }
+            let names = tenant
+                .others
+                .keys()
+                .chain(other.others.keys())
+                .collect::<BTreeSet<_>>();
+            for name in names {
+                let of = |tenant: &Tenant| match tenant.others.get(name) {
+                    Some(id) => format!("`{id}`"),
+                    None => "none".to_owned(),
+                };
+                if of(tenant) != of(other) {
+                    refused.push(format!(
+                        "the {name} of {} is {}, and {when} it is {}: its rows of the two moments cannot be matched",
+                        tenant.name,
+                        of(tenant),
+                        of(other)
+                    ));
+                }
+            }
+            continue;
+        }
+        for (name, id) in &tenant.others {
+            if other.others.get(name) == Some(id) {
+                refused.push(format!(
+                    "the {name} of {}, `{id}`, is {when} that of {}",
+                    tenant.name, other.name
+                ));
+            }
+        }
+    }
+    match refused.is_empty() {
+        true => Ok(()),
+        false => Err(TenantError::Refused(refused)),
+    }
 }
 
 /// Further columns of the query as text.
@@ -213,7 +442,8 @@ fn nearest(tenants: &[Tenant], wanted: &str) -> Vec<String> {
         .collect()
 }
 
-/// Where a tenant is, and whether the live database knows it. One whose registry row is gone is looked
+/// The database that lists a tenant, and whether the live one knows it; where its rows are, [`Place::of_tenant`]
+/// tells. One whose registry row is gone is looked
 /// for at the target only when asked for by `id:VALUE` and workload: a typing mistake should not cost
 /// a restore.
 pub(crate) async fn find(
@@ -284,5 +514,57 @@ mod tests {
                 .contains("id:3")
         );
         assert_eq!(choose(&tenants, "id:3", "here").unwrap().id, "3");
+    }
+
+    fn tenant(id: &str, code: Option<&str>) -> Tenant {
+        Tenant {
+            id: id.to_owned(),
+            name: format!("T{id}"),
+            others: code
+                .map(|code| ("code".to_owned(), code.to_owned()))
+                .into_iter()
+                .collect(),
+        }
+    }
+
+    #[test]
+    fn two_tenants_with_one_id_are_refused() {
+        let fine = [
+            tenant("1", Some("A")),
+            tenant("2", Some("B")),
+            tenant("3", None),
+            tenant("4", None),
+        ];
+        assert!(unique(&fine).is_ok());
+        let same = unique(&[tenant("1", Some("A")), tenant("2", Some("A"))]).unwrap_err();
+        assert!(
+            same.to_string().contains("T1 and T2 have the same code: A"),
+            "{same}"
+        );
+        assert!(unique(&[tenant("1", None), tenant("1", None)]).is_err());
+    }
+
+    #[test]
+    fn an_id_that_changed_or_was_given_to_another_is_refused() {
+        let (then, now) = (tenant("1", Some("A")), tenant("1", Some("A")));
+        assert!(same_ids(&then, &[now, tenant("2", Some("B"))], "now").is_ok());
+        let said = |known: &[Tenant]| same_ids(&then, known, "now").unwrap_err().to_string();
+        assert!(said(&[tenant("1", Some("C"))]).contains("`A`, and now it is `C`"));
+        assert!(said(&[tenant("1", None)]).contains("now it is none"));
+        // The tenant is gone, and its code is somebody else's.
+        assert!(said(&[tenant("2", Some("A"))]).contains("is now that of T2"));
+    }
+
+    #[test]
+    fn another_database_of_the_same_server() {
+        let of = |url: &str| with_database(url, "t_7").unwrap();
+        assert_eq!(of("postgres://u@h:5432/erp"), "postgres://u@h:5432/t_7");
+        assert_eq!(
+            of("postgres://u@localhost/erp?host=/run/postgresql"),
+            "postgres://u@localhost/t_7?host=/run/postgresql"
+        );
+        assert_eq!(of("postgres://u@h"), "postgres://u@h/t_7");
+        assert!(with_database("postgres://u@h/x", "a?host=b").is_err());
+        assert_eq!(database_in("postgres://u@h/erp?x=/y"), "erp");
     }
 }

@@ -12,10 +12,10 @@ use futures::StreamExt;
 use sha2::{Digest, Sha256};
 use sqlx::postgres::PgConnection;
 
-use crate::TenantError;
 use crate::catalog::CatalogRows;
 use crate::changes::{ChangeSet, TableChanges};
 use crate::slice::Ownership;
+use crate::{TenancyMap, TenantError};
 
 /// Enough of a SHA-256 to tell rows of one tenant apart.
 type Mark = [u8; 16];
@@ -201,7 +201,7 @@ pub(crate) async fn compare(
 }
 
 /// Why a stored change set does not fit the tables any more.
-pub(crate) fn misfits(rows: &CatalogRows, set: &ChangeSet) -> Vec<String> {
+pub(crate) fn misfits(rows: &CatalogRows, map: &TenancyMap, set: &ChangeSet) -> Vec<String> {
     let mut misfits = Vec::new();
     for changes in set
         .tables
@@ -213,6 +213,15 @@ pub(crate) fn misfits(rows: &CatalogRows, set: &ChangeSet) -> Vec<String> {
             misfits.push(format!("{} is gone", slice.table));
             continue;
         };
+        let class = map.tables.iter().find(|mapped| mapped.table == slice.table);
+        let now = class.map_or_else(String::new, |mapped| mapped.class.describe());
+        if now != slice.class.describe() {
+            misfits.push(format!(
+                "{} was `{}` and is `{now}` now: whose its rows are is told in another way",
+                slice.table,
+                slice.class.describe()
+            ));
+        }
         for column in &slice.columns {
             match rows.column(relation.oid, &column.name) {
                 None => misfits.push(format!("{}.{} is gone", slice.table, column.name)),

@@ -15,10 +15,14 @@ pub(crate) async fn run(context: &Context, command: TenantCommand) -> Result<u8,
         TenantCommand::List { workload } => list(context, &workload).await,
         TenantCommand::Map {
             workload,
+            tenant,
             yaml,
             check,
             rows,
-        } => map(context, &workload, MapView { yaml, check, rows }).await,
+        } => {
+            let view = MapView { yaml, check, rows };
+            map(context, &workload, tenant.as_deref(), view).await
+        }
         TenantCommand::Restore(arguments) => restore(context, &arguments).await,
         TenantCommand::Undo {
             restore,
@@ -53,12 +57,17 @@ struct MapView {
     rows: bool,
 }
 
-async fn map(context: &Context, name: &str, view: MapView) -> Result<u8, Failure> {
+async fn map(
+    context: &Context,
+    name: &str,
+    tenant: Option<&str>,
+    view: MapView,
+) -> Result<u8, Failure> {
     let installation = context.installation()?;
     let workload = context::workload(&installation, name)?;
-    let map = dr_tenant::map(&installation, &workload).await?;
+    let map = dr_tenant::map(&installation, &workload, tenant).await?;
     let rows = match view.rows {
-        true => Some(dr_tenant::row_counts(&installation, &workload, &map).await?),
+        true => Some(dr_tenant::row_counts(&installation, &workload, tenant, &map).await?),
         false => None,
     };
     let undeclared: Vec<String> = match view.check {
@@ -137,6 +146,20 @@ async fn restore(context: &Context, arguments: &TenantRestoreArgs) -> Result<u8,
         target: arguments.to.clone(),
         mode,
     };
+    match (mode, &arguments.into) {
+        (Mode::Export, Some(_)) if arguments.preview => {
+            let what = "an export changes nothing, and has no preview";
+            return Err(Failure::plain(USAGE, what, None));
+        }
+        (Mode::Export, Some(into)) => {
+            return export(context, &installation, &workload, &request, into).await;
+        }
+        (_, Some(_)) => {
+            let what = "--into is for --mode export";
+            return Err(Failure::plain(USAGE, what, None));
+        }
+        (_, None) => {}
+    }
     let detail = format!("{} to {}", request.tenant, request.target);
     refuse_without_consent(arguments.preview, arguments.yes)?;
     let progress = progress::display();
@@ -165,6 +188,52 @@ async fn restore(context: &Context, arguments: &TenantRestoreArgs) -> Result<u8,
                 }
             },
         )
+        .await
+}
+
+async fn export(
+    context: &Context,
+    installation: &Installation,
+    workload: &WorkloadName,
+    request: &TenantRequest,
+    into: &std::path::Path,
+) -> Result<u8, Failure> {
+    let detail = format!(
+        "{} at {} into {}",
+        request.tenant,
+        request.target,
+        into.display()
+    );
+    let progress = progress::display();
+    // Nothing of production is written: it waits for nobody.
+    let lane = tenant_lane(workload, true);
+    context
+        .job(installation, "tenant-export", &lane, detail, false, |job| {
+            let installation = installation.clone();
+            async move {
+                job.step("export").await;
+                let cancel = context.cancel.clone();
+                let done =
+                    dr_tenant::export(&installation, request, into, progress, cancel).await?;
+                if context.json {
+                    output::json(&done)?;
+                    return Ok::<u8, Failure>(0);
+                }
+                let rows: u64 = done.tables.iter().map(|table| table.rows).sum();
+                output::data(&format!(
+                    "{}: {rows} rows of {} tables as they were at {} (LSN {}), in {}",
+                    done.tenant.name,
+                    done.tables.len(),
+                    done.target,
+                    done.lsn,
+                    into.display()
+                ));
+                for note in &done.notes {
+                    output::data(&format!("  note: {note}"));
+                }
+                Ok(0)
+            }
+        })
         .await
 }
 

@@ -13,14 +13,18 @@ use super::*;
 use crate::fault;
 use crate::map::TableClass;
 
+mod models;
+mod schemas;
 mod wild;
 
 struct Bench {
     server: Option<PostgresInstance>,
     folder: tempfile::TempDir,
     tenancy: TenancyConfig,
+    /// The tenant whose the database `live` is.
+    only: Option<&'static str>,
     /// Tables with the SQL condition for tenant `$`.
-    conditions: BTreeMap<&'static str, &'static str>,
+    own: BTreeMap<String, String>,
 }
 
 const ERP: [(&str, &str); 13] = [
@@ -94,7 +98,11 @@ impl Bench {
             server: Some(server),
             folder,
             tenancy,
-            conditions: conditions.iter().copied().collect(),
+            only: None,
+            own: conditions
+                .iter()
+                .map(|(table, own)| ((*table).to_owned(), (*own).to_owned()))
+                .collect(),
         }
     }
 
@@ -156,15 +164,10 @@ impl Bench {
     }
 
     /// A digest of each table: of the tenant's rows, or of everybody else's.
-    async fn digests(
-        &self,
-        database: &str,
-        tenant: &str,
-        own: bool,
-    ) -> BTreeMap<&'static str, String> {
+    async fn digests(&self, database: &str, tenant: &str, own: bool) -> BTreeMap<String, String> {
         let mut connection = self.connect(database).await;
         let mut digests = BTreeMap::new();
-        for (table, condition) in &self.conditions {
+        for (table, condition) in &self.own {
             let condition = condition.replace('$', tenant);
             let query = format!(
                 "select count(*) || ' rows ' || coalesce(md5(string_agg(t::text, '|' order by t::text collate \"C\")), '') \
@@ -172,7 +175,7 @@ impl Bench {
                 if own { "true" } else { "not true" }
             );
             digests.insert(
-                *table,
+                table.clone(),
                 sql::value(&mut connection, &query, table.to_string())
                     .await
                     .unwrap(),
@@ -222,9 +225,14 @@ impl Bench {
     async fn tenancy_map(&self) -> TenancyMap {
         let mut live = session(&self.options("live"), "live").await.unwrap();
         complete(
-            map(&mut live, &"erp".parse().unwrap(), &self.tenancy)
-                .await
-                .unwrap(),
+            map(
+                &mut live,
+                &"erp".parse().unwrap(),
+                &self.tenancy,
+                &self.owners().await,
+            )
+            .await
+            .unwrap(),
         )
         .unwrap()
     }
@@ -233,6 +241,23 @@ impl Bench {
         let folder = self.folder.path().join(name);
         recreate(&folder.join("db")).unwrap();
         folder
+    }
+
+    /// What is wholly one tenant's; a database if it is given up to one.
+    async fn owners(&self) -> Owners {
+        if let Some(only) = &self.only {
+            return Owners {
+                database: Some((*only).to_owned()),
+                ..Owners::default()
+            };
+        }
+        match &self.tenancy.tenants {
+            Some(query) => {
+                let all = crate::tenants::list(&self.options("live"), query, "live").await;
+                Owners::of(&all.unwrap())
+            }
+            None => Owners::default(),
+        }
     }
 
     async fn tenant(&self, id: &str) -> Tenant {
@@ -752,9 +777,14 @@ async fn a_table_in_no_class_is_refused_by_name() {
         .sql("live", "create table rate_cache (id int primary key)")
         .await;
     let mut live = session(&bench.options("live"), "live").await.unwrap();
-    let map = map(&mut live, &"erp".parse().unwrap(), &bench.tenancy)
-        .await
-        .unwrap();
+    let map = map(
+        &mut live,
+        &"erp".parse().unwrap(),
+        &bench.tenancy,
+        &Owners::default(),
+    )
+    .await
+    .unwrap();
     let error = complete(map).unwrap_err();
     assert!(error.to_string().contains("public.rate_cache"), "{error}");
     assert!(
