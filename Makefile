@@ -5,7 +5,7 @@ DEMO_DIR ?= /var/tmp/dr-demo
 
 FUZZ_SECONDS ?= 60
 
-.PHONY: demo test test-s3 test-matrix servers demo-servers fmt lint unit release-is-clean clean-demo fuzz bench bench-quick bench-memory bench-postgres bench-stream
+.PHONY: demo test test-long test-s3 test-matrix servers demo-servers fmt lint unit release-is-clean clean-demo fuzz bench bench-quick bench-memory bench-postgres bench-stream
 
 demo: demo-servers
 	$(CARGO) build --release --locked -p dr
@@ -46,6 +46,10 @@ fmt:
 
 lint:
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+
+# The long variants too: 500 random schemas, a hundred kills, an outage of ten minutes; some two hours.
+test-long: servers
+	@DR_TEST_LONG=1 $(MAKE) unit
 
 # nextest where it is installed (a process for each test), else cargo's own runner.
 unit:
