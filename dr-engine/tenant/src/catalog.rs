@@ -71,6 +71,18 @@ pub(crate) struct Index {
     pub(crate) depends: Vec<String>,
 }
 
+impl Index {
+    /// Whether it proves that these columns of a table mean one row at most.
+    pub(crate) fn is_unique_on(&self, relation: Oid, columns: &[String]) -> bool {
+        self.relation == relation
+            && !self.partial
+            && !self.expression
+            && !self.exclusion
+            && self.columns.len() == columns.len()
+            && self.columns.iter().all(|name| columns.contains(name))
+    }
+}
+
 /// A foreign key.
 #[derive(Debug, Clone, Deserialize)]
 pub(crate) struct ForeignKey {

@@ -454,22 +454,11 @@ impl<'a> Classes<'a> {
         parent: &Relation,
         parent_columns: &[String],
     ) -> Result<Vec<String>, String> {
-        let is_same = |index: &crate::catalog::Index| {
-            index.relation == parent.oid
-                && !index.partial
-                && !index.expression
-                && !index.exclusion
-                && index.columns.len() == parent_columns.len()
-                && index
-                    .columns
-                    .iter()
-                    .all(|name| parent_columns.contains(name))
-        };
         let index = self
             .rows
             .indexes
             .iter()
-            .find(|index| is_same(index))
+            .find(|index| index.is_unique_on(parent.oid, parent_columns))
             .ok_or_else(|| {
                 format!(
                     "{} has no unique index on {}: more than one row could be meant",

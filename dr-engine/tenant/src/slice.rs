@@ -566,17 +566,8 @@ fn held_then(hop: &Hop, live: &CatalogRows, then: &CatalogRows) -> Option<String
             return Some(format!("had no {name} like this at the target"));
         }
     }
-    let is_unique = then.indexes.iter().any(|index| {
-        index.relation == parent.oid
-            && !index.partial
-            && !index.expression
-            && !index.exclusion
-            && index.columns.len() == hop.parent_columns.len()
-            && index
-                .columns
-                .iter()
-                .all(|name| hop.parent_columns.contains(name))
-    });
+    let mut indexes = then.indexes.iter();
+    let is_unique = indexes.any(|index| index.is_unique_on(parent.oid, &hop.parent_columns));
     (!is_unique).then(|| {
         format!(
             "had no unique index on {} at the target",

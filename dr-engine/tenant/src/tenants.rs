@@ -221,10 +221,7 @@ impl Place {
                 ));
             }
         }
-        match refused.is_empty() {
-            true => Ok(()),
-            false => Err(TenantError::Refused(refused)),
-        }
+        nothing_refused(refused)
     }
 
     /// Lists the tenants, of the live database or of a copy. Whose rows are everybody's is none.
@@ -302,6 +299,13 @@ pub(crate) async fn list(
     tenants
 }
 
+fn nothing_refused(refused: Vec<String>) -> Result<(), TenantError> {
+    match refused.is_empty() {
+        true => Ok(()),
+        false => Err(TenantError::Refused(refused)),
+    }
+}
+
 fn other_id(class: &TenantTable) -> Option<&str> {
     match class {
         TenantTable::Direct(DirectBy::OtherId(other)) => Some(&other.id),
@@ -328,10 +332,7 @@ fn unique(tenants: &[Tenant]) -> Result<(), TenantError> {
             }
         }
     }
-    match refused.is_empty() {
-        true => Ok(()),
-        false => Err(TenantError::Refused(refused)),
-    }
+    nothing_refused(refused)
 }
 
 /// Refuses a tenant whose ids or place are not what they were: rows of one moment could not be told by those of
@@ -374,10 +375,7 @@ pub(crate) fn same_ids(tenant: &Tenant, known: &[Tenant], when: &str) -> Result<
             }
         }
     }
-    match refused.is_empty() {
-        true => Ok(()),
-        false => Err(TenantError::Refused(refused)),
-    }
+    nothing_refused(refused)
 }
 
 /// Further columns of the query as text.

@@ -155,6 +155,13 @@ async fn finish(
         &end.warnings,
     )?;
     if let Some(owner) = unpacked.control_torn {
+        // Of a standby it also says how far its files have come: a later one asks for more WAL than there is.
+        if reached.identity.in_recovery {
+            return Err(SourceError::Refused(
+                "the standby sent its control file while it wrote it: run the backup again"
+                    .to_owned(),
+            ));
+        }
         let control = reach::control_file(&mut reached.session).await?;
         keep(
             vec![("data/global/pg_control".to_owned(), control)],

@@ -74,7 +74,10 @@ async fn receive(
         let event = tokio::select! {
             event = or_cancelled(cancel, backup.next()) => event?,
             _ = stay.tick() => {
-                reached.stay().await?;
+                tokio::select! {
+                    stayed = reached.stay() => stayed?,
+                    () = cancel.cancelled() => return Err(cancelled()),
+                }
                 continue;
             }
         };
