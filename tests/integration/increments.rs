@@ -47,15 +47,16 @@ fn reads_changes(world: &World) -> (u64, String) {
     (pages, spared.split_once(" did").unwrap().0.to_owned())
 }
 
-/// Restores the newest restore point, as it was captured, without starting it.
+/// Restores the newest restore point, as it was captured, without starting it: over what is there.
 #[track_caller]
 fn restored(world: &World, into: &str) -> PathBuf {
     let point = world.points("erp").pop().unwrap();
     let folder = world.path(into);
     let text = folder.display().to_string();
-    world
-        .dr(&["restore", "erp", "--into", &text, "--to", &point])
-        .ok();
+    let is_there = folder.exists();
+    let over: &[&str] = if is_there { &["--delta"] } else { &[] };
+    let words = ["restore", "erp", "--into", &text, "--to", &point];
+    world.dr(&[&words, over].concat()).ok();
     folder
 }
 
@@ -254,12 +255,14 @@ fn after_any_change_an_incremental_is_the_cluster_byte_by_byte() {
         let (read, spared) = reads_changes(&world);
         pages += read;
         unread += u32::from(spared.contains("MiB"));
-        let into = format!("restored-{rounds}");
-        let folder = restored(&world, &into);
-        let when = format!("seed {seed}, round {rounds}: {done:#?}");
-        assert_same(&world, &folder, &when);
-        world.pg_verifybackup(&folder);
-        fs::remove_dir_all(folder).unwrap();
+        // Anew, and over what the round before left.
+        for into in ["restored", "over"] {
+            let folder = restored(&world, into);
+            let when = format!("seed {seed}, round {rounds}, {into}: {done:#?}");
+            assert_same(&world, &folder, &when);
+            world.pg_verifybackup(&folder);
+        }
+        fs::remove_dir_all(world.path("restored")).unwrap();
     }
     // Who has the document and not this program.
     let folder = world.path("by-another-program");

@@ -1,9 +1,10 @@
-//! Files out of the repository, several at a time, each verified by the repository as it is read. A file
-//! that is kept in parts gets its later parts as soon as its first is there.
+//! Files out of the repository, several at a time, each verified by the repository as it is read. Of a file
+//! that is kept in parts, a new one is put together newest part first, each page written once; one that is
+//! there is made into what part 0 is and then changed part by part.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, OpenOptions};
-use std::io::{self, BufWriter, Read, Write};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufWriter, Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,7 +13,7 @@ use std::sync::{Mutex, PoisonError};
 use dr_model::{Progress, WorkloadName};
 use dr_sources::files::EarlyWrites;
 use dr_sources::instance::{RunAs, give};
-use dr_sources::postgres::parts::{self, FileSum, PartApplier, PartedFile, PartsIndex};
+use dr_sources::postgres::parts::{self, Assembly, FileSum, InOrder, PartedFile, PartsIndex};
 use dr_sources::postgres::put_back::{ManifestFile, Place, place};
 use dr_store::{EntryKind, PointReader, Repository, StoreError, StoredPoint, TreeEntry};
 use tokio_util::sync::CancellationToken;
@@ -107,10 +108,11 @@ impl Writer<'_> {
         let made = Mutex::new(BTreeMap::new());
         let differing = AtomicU64::new(0);
         threads::each(&files, self.reader.is_far(), |(path, _, entry)| {
-            differing.fetch_add(self.file(path, entry)?, Ordering::Relaxed);
-            // At once, so that the largest file is not alone at the end, twice.
-            if let Some(parted) = parted.get(&entry.meta.path) {
-                let file = self.put_together(path, entry, parted)?;
+            let parted = parted.get(&entry.meta.path);
+            let (new, sum) = self.file(path, entry, parted)?;
+            differing.fetch_add(new, Ordering::Relaxed);
+            if let (Some(parted), Some(sum)) = (parted, sum) {
+                let file = self.in_manifest(path, parted, sum)?;
                 let mut made = made.lock().unwrap_or_else(PoisonError::into_inner);
                 made.extend(file.map(|file| (file.path.clone(), file)));
             }
@@ -199,39 +201,13 @@ impl Writer<'_> {
         })
     }
 
-    /// Puts later parts into a file; describes what came of it.
-    fn put_together(
+    /// Describes a file that was put together.
+    fn in_manifest(
         &self,
         path: &Path,
-        first: &TreeEntry,
         of: &Parted<'_>,
+        FileSum { bytes, crc32c }: FileSum,
     ) -> Result<Option<ManifestFile>, RestoreError> {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .open(path)
-            .map_err(file_error("open", path))?;
-        let mut sum = FileSum {
-            bytes: first.size,
-            crc32c: first.crc32c,
-        };
-        for part in &of.parts {
-            let mut applier = PartApplier::new(&file, sum);
-            let mut out = Telling {
-                out: &mut applier,
-                progress: self.progress,
-            };
-            self.reader.read_file(part, &mut out).map_err(store_error(
-                format!("restore `{}` of {}", part.meta.path, self.point.point.id),
-                self.repository,
-            ))?;
-            sum = applier.finish().map_err(file_error("write", path))?;
-        }
-        let bytes = sum.bytes;
-        let crc32c = match sum.crc32c {
-            Some(crc32c) => crc32c,
-            None => read_sum(&file).map_err(file_error("read back", path))?,
-        };
         if bytes != of.bytes {
             return Err(RestoreError::BadPoint {
                 point: self.point.point.id.clone(),
@@ -241,9 +217,6 @@ impl Writer<'_> {
                     of.bytes
                 ),
             });
-        }
-        if self.flushes_each() {
-            file.sync_all().map_err(file_error("flush", path))?;
         }
         let modified_ns = of.parts.last().map_or(0, |part| part.meta.modified_ns);
         Ok(of.manifest_path.clone().map(|path| ManifestFile {
@@ -338,8 +311,13 @@ impl Writer<'_> {
         give(path, self.owner).map_err(source_error("write the restored files"))
     }
 
-    /// Writes a file; how many bytes of it were not there.
-    fn file(&self, path: &Path, entry: &TreeEntry) -> Result<u64, RestoreError> {
+    /// Writes a file: how many bytes of it were not there, and what came of one in parts.
+    fn file(
+        &self,
+        path: &Path,
+        entry: &TreeEntry,
+        parted: Option<&Parted<'_>>,
+    ) -> Result<(u64, Option<FileSum>), RestoreError> {
         if self.cancel.is_cancelled() {
             return Err(RestoreError::Cancelled(self.workload.clone()));
         }
@@ -349,9 +327,11 @@ impl Writer<'_> {
             // Another name of the same file may be somebody's snapshot.
             if found.is_file()
                 && found.nlink() == 1
-                && let Some(written) = self.update(path, entry)?
+                && let Some((file, written)) = self.update(path, entry)?
             {
-                return Ok(written);
+                let sum = parted.map(|of| self.change(&file, path, of)).transpose()?;
+                self.complete(&file, path, entry)?;
+                return Ok((written, sum));
             }
             fs::remove_file(path).map_err(file_error("remove", path))?;
         }
@@ -361,32 +341,73 @@ impl Writer<'_> {
             .mode(entry.meta.mode & 0o7777)
             .open(path)
             .map_err(file_error("create", path))?;
-        let mut early;
-        let to: &mut dyn Write = match self.durability {
-            Durability::Spared => &mut file,
-            Durability::EachFile | Durability::Whole(_) => {
-                early = EarlyWrites::to(&mut file);
-                &mut early
+        let sum = match parted {
+            None => {
+                let mut buffered =
+                    BufWriter::with_capacity(WRITE_BUFFER_BYTES, self.writing(&mut file));
+                self.content(entry, &mut buffered)?;
+                buffered.flush().map_err(file_error("write", path))?;
+                None
             }
+            Some(parted) => Some(self.put_together(&mut file, path, entry, parted)?),
         };
-        let mut buffered = BufWriter::with_capacity(WRITE_BUFFER_BYTES, to);
+        self.complete(&file, path, entry)?;
+        Ok((entry.size, sum))
+    }
+
+    /// How a new file is written.
+    fn writing<'f>(&self, file: &'f mut File) -> Box<dyn WriteSeek + 'f> {
+        match self.durability {
+            Durability::Spared => Box::new(file),
+            Durability::EachFile | Durability::Whole(_) => Box::new(EarlyWrites::to(file)),
+        }
+    }
+
+    /// Reads an entry's content.
+    fn content(&self, entry: &TreeEntry, out: &mut dyn Write) -> Result<(), RestoreError> {
         let mut out = Telling {
-            out: &mut buffered,
+            out,
             progress: self.progress,
         };
         self.reader.read_file(entry, &mut out).map_err(store_error(
             format!("restore `{}` of {}", entry.meta.path, self.point.point.id),
             self.repository,
-        ))?;
-        buffered.flush().map_err(file_error("write", path))?;
-        drop(buffered);
-        self.complete(&file, path, entry)?;
-        Ok(entry.size)
+        ))
     }
 
-    /// Makes a file that is there into what it should be; how many bytes of it were not. `None` when it cannot be
-    /// read or written, as one without rights, or on a bad place of the disk: it is to be written anew.
-    fn update(&self, path: &Path, entry: &TreeEntry) -> Result<Option<u64>, RestoreError> {
+    /// A new file out of its parts.
+    fn put_together(
+        &self,
+        file: &mut File,
+        path: &Path,
+        first: &TreeEntry,
+        of: &Parted<'_>,
+    ) -> Result<FileSum, RestoreError> {
+        let pages = file.try_clone().map_err(file_error("open", path))?;
+        let mut assembly = Assembly::of(&pages);
+        for entry in of.parts.iter().rev() {
+            let mut part = assembly.part();
+            self.content(entry, &mut part)?;
+            part.finish().map_err(file_error("write", path))?;
+        }
+        let mut rest = assembly.first(self.writing(file));
+        self.content(first, &mut rest)?;
+        Ok(rest.finish())
+    }
+
+    /// Puts later parts into a file that is what part 0 says.
+    fn change(&self, file: &File, path: &Path, of: &Parted<'_>) -> Result<FileSum, RestoreError> {
+        for entry in &of.parts {
+            let mut part = InOrder::new(file);
+            self.content(entry, &mut part)?;
+            part.finish().map_err(file_error("write", path))?;
+        }
+        sum_of(file).map_err(file_error("read back", path))
+    }
+
+    /// Makes the content of a file that is there into what it should be; how many bytes of it were not. `None` when
+    /// it cannot be read or written, as one without rights, or on a bad place of the disk: it is to be written anew.
+    fn update(&self, path: &Path, entry: &TreeEntry) -> Result<Option<(File, u64)>, RestoreError> {
         let file = match OpenOptions::new().read(true).write(true).open(path) {
             Ok(file) => file,
             Err(error) => {
@@ -397,10 +418,7 @@ impl Writer<'_> {
         let mut advance = |bytes| self.progress.advance(bytes);
         let updated = self.reader.update_file(entry, &file, &mut advance);
         match updated {
-            Ok(updated) => {
-                self.complete(&file, path, entry)?;
-                Ok(Some(updated.written))
-            }
+            Ok(updated) => Ok(Some((file, updated.written))),
             Err(StoreError::Sink { source, .. }) if source.kind() != io::ErrorKind::StorageFull => {
                 tracing::info!(%source, path = %path.display(), "written anew");
                 Ok(None)
@@ -443,20 +461,26 @@ fn note(written: &mut Written, (_, manifest_path, entry): &(PathBuf, Option<Stri
     }
 }
 
-/// A file's CRC-32C.
-fn read_sum(file: &fs::File) -> io::Result<u32> {
-    let mut file = file;
-    io::Seek::seek(&mut file, io::SeekFrom::Start(0))?;
+/// What is written to, and passed over where something newer is.
+trait WriteSeek: Write + Seek {}
+impl<T: Write + Seek> WriteSeek for T {}
+
+/// What a file is, read from its beginning.
+fn sum_of(mut file: &File) -> io::Result<FileSum> {
+    file.rewind()?;
     let mut buffer = vec![0; READ_BUFFER_BYTES];
-    let mut crc32c = 0;
+    let (mut bytes, mut crc32c) = (0, 0);
     loop {
-        let read = match file.read(&mut buffer) {
-            Ok(0) => return Ok(crc32c),
-            Ok(read) => read,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+        match file.read(&mut buffer) {
+            Ok(0) => return Ok(FileSum { bytes, crc32c }),
+            Ok(read) => {
+                let data = buffer.get(..read).unwrap_or_default();
+                crc32c = crc32c::crc32c_append(crc32c, data);
+                bytes += read as u64;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
-        };
-        crc32c = crc32c::crc32c_append(crc32c, buffer.get(..read).unwrap_or_default());
+        }
     }
 }
 

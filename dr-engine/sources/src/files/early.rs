@@ -1,7 +1,7 @@
 //! Beginning to write to the disk while there is more to come.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, Seek, SeekFrom, Write};
 use std::num::NonZeroU64;
 
 use rustix::fs::Advice;
@@ -19,7 +19,8 @@ const STEP_BYTES: u64 = 8 << 20;
 pub struct EarlyWrites<'f> {
     file: &'f mut File,
     begun: u64,
-    written: u64,
+    /// Where the next byte goes.
+    at: u64,
 }
 
 impl<'f> EarlyWrites<'f> {
@@ -28,7 +29,7 @@ impl<'f> EarlyWrites<'f> {
         Self {
             file,
             begun: 0,
-            written: 0,
+            at: 0,
         }
     }
 }
@@ -36,19 +37,27 @@ impl<'f> EarlyWrites<'f> {
 impl Write for EarlyWrites<'_> {
     fn write(&mut self, data: &[u8]) -> io::Result<usize> {
         let count = self.file.write(data)?;
-        self.written += count as u64;
-        let waiting = self.written - self.begun;
+        self.at += count as u64;
+        let waiting = self.at.saturating_sub(self.begun);
         if waiting >= STEP_BYTES {
             // Only advice: whether it was taken does not matter.
             let length = NonZeroU64::new(waiting);
             let _ = rustix::fs::fadvise(&*self.file, self.begun, length, Advice::DontNeed);
-            self.begun = self.written;
+            self.begun = self.at;
         }
         Ok(count)
     }
 
     fn flush(&mut self) -> io::Result<()> {
         self.file.flush()
+    }
+}
+
+/// Forward only, over what somebody else wrote.
+impl Seek for EarlyWrites<'_> {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        self.at = self.file.seek(to)?;
+        Ok(self.at)
     }
 }
 

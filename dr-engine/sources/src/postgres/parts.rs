@@ -9,7 +9,7 @@
 //! A part, integers little-endian: `dr-pages`; version 1 (4 bytes); bytes of a page (4); bytes of the file
 //! (8); number of pages n (4); zero (4); n page numbers within the file, ascending (4 each); the pages.
 
-mod sum;
+mod assembly;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -18,7 +18,7 @@ use std::os::unix::fs::FileExt;
 
 use serde::{Deserialize, Serialize};
 
-pub use sum::FileSum;
+pub use assembly::{Assembly, FileSum, FirstWriter, NewestFirst};
 
 /// The list of files in parts.
 pub const INDEX_PATH: &str = "parts/index";
@@ -109,16 +109,31 @@ pub(crate) fn header(page_bytes: u32, file_bytes: u64, pages: &[u32]) -> Vec<u8>
     header
 }
 
-/// Puts the pages of a part into the file that the parts before it made. What is written to it is the part,
-/// from its beginning.
+/// What the pages of a part are handed to.
+pub trait Pages {
+    /// Before the first page: how long the file is, of which pages.
+    ///
+    /// # Errors
+    /// When the file cannot be changed, or the pages do not fit.
+    fn begin(&mut self, page_bytes: u32, file_bytes: u64) -> io::Result<()>;
+    /// A page that belongs at `offset`.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    fn page(&mut self, number: u32, offset: u64, page: &[u8]) -> io::Result<()>;
+}
+
+/// Takes a part apart. What is written to it is the part, from its beginning.
 #[derive(Debug)]
-pub struct PartApplier<'a> {
-    file: &'a File,
-    sum: FileSum,
+pub struct PartWriter<P> {
+    to: P,
     /// The header, until it is whole; then what there is of a page.
     gathered: Vec<u8>,
     layout: Option<Layout>,
 }
+
+/// Puts the pages of a part into the file that the parts before it made, which is open for writing.
+pub type InOrder<'a> = PartWriter<&'a File>;
 
 #[derive(Debug)]
 struct Layout {
@@ -131,25 +146,40 @@ fn bad(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what)
 }
 
-impl<'a> PartApplier<'a> {
-    /// Prepares to change `file`, which is open for reading and writing; `sum` is what it is now.
+impl Pages for &File {
+    fn begin(&mut self, _: u32, file_bytes: u64) -> io::Result<()> {
+        self.set_len(file_bytes)
+    }
+
+    fn page(&mut self, _: u32, offset: u64, page: &[u8]) -> io::Result<()> {
+        self.write_all_at(page, offset)
+    }
+}
+
+impl<'a> InOrder<'a> {
+    /// Prepares to change `file`.
     #[must_use]
-    pub fn new(file: &'a File, sum: FileSum) -> Self {
+    pub fn new(file: &'a File) -> Self {
+        Self::to(file)
+    }
+}
+
+impl<P> PartWriter<P> {
+    fn to(to: P) -> Self {
         Self {
-            file,
-            sum,
+            to,
             gathered: Vec::new(),
             layout: None,
         }
     }
 
-    /// To be called behind the last byte: whether the part was whole. Returns what the file is now.
+    /// To be called behind the last byte: whether the part was whole.
     ///
     /// # Errors
     /// When the part ended before it was complete.
-    pub fn finish(self) -> io::Result<FileSum> {
+    pub fn finish(self) -> io::Result<()> {
         match self.layout {
-            Some(layout) if layout.pages.is_empty() && self.gathered.is_empty() => Ok(self.sum),
+            Some(layout) if layout.pages.is_empty() && self.gathered.is_empty() => Ok(()),
             _ => Err(bad("a part of a relation's file is cut short")),
         }
     }
@@ -162,7 +192,9 @@ impl<'a> PartApplier<'a> {
         *data = rest;
         self.gathered.len() >= wanted
     }
+}
 
+impl<P: Pages> PartWriter<P> {
     fn begin(&mut self, data: &mut &[u8]) -> io::Result<()> {
         if !self.gather(data, HEADER_BYTES) {
             return Ok(());
@@ -197,8 +229,7 @@ impl<'a> PartApplier<'a> {
             ));
         }
         pages.reverse();
-        self.sum.set_len(file_bytes);
-        self.file.set_len(file_bytes)?;
+        self.to.begin(page_bytes, file_bytes)?;
         self.gathered.clear();
         self.layout = Some(Layout {
             page_bytes: usize::try_from(page_bytes).unwrap_or(usize::MAX),
@@ -206,33 +237,42 @@ impl<'a> PartApplier<'a> {
         });
         Ok(())
     }
+
+    /// The next page, if all of it is here.
+    fn next_page(&mut self, data: &mut &[u8]) -> io::Result<bool> {
+        let Some(layout) = &mut self.layout else {
+            return Ok(false);
+        };
+        let wanted = layout.page_bytes;
+        let Some(number) = layout.pages.last().copied() else {
+            return Err(bad("a part of a relation's file goes on behind its end"));
+        };
+        let offset = u64::from(number) * u64::try_from(wanted).unwrap_or(u64::MAX);
+        match data.split_at_checked(wanted) {
+            Some((page, rest)) if self.gathered.is_empty() => {
+                self.to.page(number, offset, page)?;
+                *data = rest;
+            }
+            _ if self.gather(data, wanted) => {
+                self.to.page(number, offset, &self.gathered)?;
+                self.gathered.clear();
+            }
+            _ => return Ok(false),
+        }
+        if let Some(layout) = &mut self.layout {
+            layout.pages.pop();
+        }
+        Ok(true)
+    }
 }
 
-impl Write for PartApplier<'_> {
+impl<P: Pages> Write for PartWriter<P> {
     fn write(&mut self, data: &[u8]) -> io::Result<usize> {
         let mut rest = data;
         if self.layout.is_none() {
             self.begin(&mut rest)?;
         }
-        while !rest.is_empty() {
-            let Some(layout) = &mut self.layout else {
-                break;
-            };
-            let wanted = layout.page_bytes;
-            let Some(page) = layout.pages.last().copied() else {
-                return Err(bad("a part of a relation's file goes on behind its end"));
-            };
-            if !self.gather(&mut rest, wanted) {
-                break;
-            }
-            let offset = u64::from(page) * u64::try_from(wanted).unwrap_or(u64::MAX);
-            self.sum.replace(self.file, &self.gathered, offset)?;
-            self.file.write_all_at(&self.gathered, offset)?;
-            self.gathered.clear();
-            if let Some(layout) = &mut self.layout {
-                layout.pages.pop();
-            }
-        }
+        while !rest.is_empty() && self.next_page(&mut rest)? {}
         Ok(data.len())
     }
 
@@ -243,6 +283,8 @@ impl Write for PartApplier<'_> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn part(file_bytes: u64, pages: &[(u32, u8)]) -> Vec<u8> {
@@ -254,20 +296,39 @@ mod tests {
         part
     }
 
-    fn sum_of(file: &File) -> FileSum {
+    fn content(file: &File) -> Vec<u8> {
         let bytes = file.metadata().unwrap().len();
         let mut content = vec![0; usize::try_from(bytes).unwrap()];
         file.read_exact_at(&mut content, 0).unwrap();
-        let crc32c = Some(crc32c::crc32c(&content));
-        FileSum { bytes, crc32c }
+        content
     }
 
-    fn apply(file: &File, part: &[u8], at_once: usize) -> io::Result<FileSum> {
-        let mut applier = PartApplier::new(file, sum_of(file));
+    /// Oldest first, over what the file is.
+    fn apply(file: &File, part: &[u8], at_once: usize) -> io::Result<()> {
+        let mut writer = InOrder::new(file);
         for piece in part.chunks(at_once) {
-            applier.write_all(piece)?;
+            writer.write_all(piece)?;
         }
-        applier.finish()
+        writer.finish()
+    }
+
+    /// Newest first, into a new file.
+    fn assemble(first: &[u8], parts: &[Vec<u8>], at_once: usize) -> io::Result<(Vec<u8>, FileSum)> {
+        let file = tempfile::tempfile().unwrap();
+        let mut assembly = Assembly::of(&file);
+        for part in parts.iter().rev() {
+            let mut writer = assembly.part();
+            for piece in part.chunks(at_once) {
+                writer.write_all(piece)?;
+            }
+            writer.finish()?;
+        }
+        let mut writer = assembly.first(&file);
+        for piece in first.chunks(at_once) {
+            writer.write_all(piece)?;
+        }
+        let sum = writer.finish();
+        Ok((content(&file), sum))
     }
 
     #[test]
@@ -289,41 +350,80 @@ mod tests {
 
     #[test]
     fn parts_replace_pages_lengthen_and_shorten_however_they_come() {
+        let first = [1; 4096];
+        let parts = [
+            part(6144, &[(1, 2), (5, 3)]),
+            part(2048, &[]),
+            part(3072, &[(0, 9), (2, 8)]),
+        ];
+        let expected = [vec![1, 2, 1, 1, 0, 3], vec![1, 2], vec![9, 2, 8]];
         for at_once in [1, 7, 1024, 1 << 20] {
             let file = tempfile::tempfile().unwrap();
-            file.write_all_at(&[1; 4096], 0).unwrap();
-            let read = || {
-                let mut content = vec![0; usize::try_from(file.metadata().unwrap().len()).unwrap()];
-                file.read_exact_at(&mut content, 0).unwrap();
-                content.chunks(1024).map(|page| page[0]).collect::<Vec<_>>()
-            };
-            let sum = apply(&file, &part(6144, &[(1, 2), (5, 3)]), at_once).unwrap();
-            assert_eq!(read(), [1, 2, 1, 1, 0, 3]);
-            assert_eq!(sum, sum_of(&file));
-            apply(&file, &part(2048, &[]), at_once).unwrap();
-            assert_eq!(read(), [1, 2]);
-            let sum = apply(&file, &part(3072, &[(0, 9), (2, 8)]), at_once).unwrap();
-            assert_eq!((sum, read()), (sum_of(&file), vec![9, 2, 8]));
+            file.write_all_at(&first, 0).unwrap();
+            for (taken, expected) in (1..).zip(&expected) {
+                apply(&file, &parts[taken - 1], at_once).unwrap();
+                let (assembled, _) = assemble(&first, &parts[..taken], at_once).unwrap();
+                for whole in [content(&file), assembled] {
+                    let fills: Vec<u8> = whole.chunks(1024).map(|page| page[0]).collect();
+                    assert_eq!(fills, *expected);
+                }
+            }
         }
+    }
+
+    proptest! {
+        #[test]
+        fn newest_first_comes_to_what_the_parts_say_in_order(
+            first in proptest::collection::vec(1u8.., 0..12),
+            cut in 0usize..1024,
+            said in proptest::collection::vec((0u64..14, proptest::collection::btree_map(0u32..14, 1u8.., 0..8)), 0..6),
+            at_once in 1usize..5000,
+        ) {
+            let mut whole: Vec<u8> = first.iter().flat_map(|fill| [*fill; 1024]).collect();
+            whole.truncate(whole.len().saturating_sub(cut));
+            let parts: Vec<Vec<u8>> = said
+                .iter()
+                .map(|(length, pages)| {
+                    let pages = pages.iter().map(|(number, fill)| (*number, *fill));
+                    let pages: Vec<_> = pages.filter(|(number, _)| u64::from(*number) < *length).collect();
+                    part(length * 1024, &pages)
+                })
+                .collect();
+            let file = tempfile::tempfile().unwrap();
+            file.write_all_at(&whole, 0).unwrap();
+            for part in &parts {
+                apply(&file, part, at_once).unwrap();
+            }
+            let expected = content(&file);
+            let (assembled, sum) = assemble(&whole, &parts, at_once).unwrap();
+            prop_assert!(assembled == expected);
+            prop_assert_eq!(sum, FileSum { bytes: expected.len() as u64, crc32c: crc32c::crc32c(&expected) });
+        }
+    }
+
+    #[test]
+    fn parts_of_different_pages_are_refused() {
+        let other = header(2048, 4096, &[]);
+        let refused = assemble(&[1; 4096], &[other, part(4096, &[])], 4096);
+        assert!(refused.unwrap_err().to_string().contains("other pages"));
     }
 
     #[test]
     fn what_is_no_whole_part_is_refused() {
         let whole = part(4096, &[(1, 2), (3, 3)]);
-        let file = tempfile::tempfile().unwrap();
-        for length in 0..whole.len() {
-            assert!(apply(&file, &whole[..length], 4096).is_err(), "{length}");
-        }
         let mut longer = whole.clone();
         longer.push(0);
         let mut others = vec![longer, part(2048, &[(2, 1)]), part(4096, &[(2, 1), (1, 1)])];
+        others.extend((0..whole.len()).map(|length| whole[..length].to_vec()));
         for at in [0, 8, 13, 28] {
             let mut changed = whole.clone();
             changed[at] ^= 0x40;
             others.push(changed);
         }
+        let file = tempfile::tempfile().unwrap();
         for other in others {
             assert!(apply(&file, &other, 4096).is_err());
+            assert!(assemble(&[1; 4096], &[other], 4096).is_err());
         }
     }
 
