@@ -46,9 +46,13 @@ pub(crate) async fn begin(live: &mut PgConnection) -> Result<u64, TenantError> {
         sql::SESSION.replace("set ", "set local ")
     );
     sql::run(live, &open, "beginning the transaction").await?;
+    let role = match fault::is("trigger-fired") {
+        true => "origin",
+        false => "replica",
+    };
     sql::run(
         live,
-        "set local session_replication_role = replica",
+        &format!("set local session_replication_role = {role}"),
         "switching triggers off for this transaction (session_replication_role)",
     )
     .await?;
@@ -183,11 +187,12 @@ enum Write {
 
 impl Returned<'_> {
     /// Runs a writing statement whose RETURNING gives `part` (the table's oid) and `tenant`, and checks
-    /// that it wrote exactly the planned rows and only this tenant's.
+    /// that it wrote exactly the planned rows and only this tenant's. It is called `done`; `also` are further
+    /// statements that read it.
     async fn run(
         &mut self,
         live: &mut PgConnection,
-        statement: &str,
+        (statement, also): (&str, &str),
         write: Write,
         planned: u64,
         slice: &SliceTable,
@@ -198,7 +203,7 @@ impl Returned<'_> {
             Write::Delete => "deleting from",
         };
         let query = format!(
-            "with done as ({statement}) select part::int8, count(*), \
+            "with done as ({statement}){also} select part::int8, count(*), \
              count(*) filter (where tenant is distinct from {}) from done group by part",
             sql::literal(self.tenant)
         );
@@ -279,14 +284,17 @@ async fn delete(
             owner.condition(&slice.class, "t")
         )
     } else {
+        let matches = match fault::is("delete-by-key-alone") {
+            true => slice.key_matches("t", "c", "o"),
+            false => old_matches(slice, owner),
+        };
         format!(
-            "delete from {from} t using {name} c where c.op in ('D', 'R') and {} \
-             returning t.tableoid as part, {tenant} as tenant",
-            old_matches(slice, owner)
+            "delete from {from} t using {name} c where c.op in ('D', 'R') and {matches} \
+             returning t.tableoid as part, {tenant} as tenant"
         )
     };
     returned
-        .run(live, &statement, Write::Delete, planned, slice)
+        .run(live, (&statement, ""), Write::Delete, planned, slice)
         .await
 }
 
@@ -322,7 +330,7 @@ async fn update(
         owner.tenant_of(&slice.class, "t")
     );
     returned
-        .run(live, &statement, Write::Update, planned, slice)
+        .run(live, (&statement, ""), Write::Update, planned, slice)
         .await
 }
 
@@ -350,49 +358,57 @@ async fn insert(
             .map(|&place| ident(slice.name_at(place)))
             .collect();
         let values: Vec<String> = places.iter().map(|place| format!("c.n{place}")).collect();
+        let learned = learns_defaults(changes) && op == "I";
+        let written: Vec<String> = all
+            .iter()
+            .filter(|_| learned)
+            .map(|&place| format!(", t.{} as n{place}", ident(slice.name_at(place))))
+            .collect();
         let statement = format!(
             "insert into {} as t ({}) overriding system value select {} from {} c where c.op = '{op}' \
-             returning t.tableoid as part, {tenant} as tenant",
+             returning t.tableoid as part, {tenant} as tenant{}",
             table(&slice.table),
             names.join(", "),
             values.join(", "),
-            temporary(slice)
+            temporary(slice),
+            written.concat()
         );
+        let also = match learned {
+            true => take_over(slice),
+            false => String::new(),
+        };
         returned
-            .run(live, &statement, Write::Insert, planned, slice)
+            .run(live, (&statement, &also), Write::Insert, planned, slice)
             .await?;
+        if learned {
+            let turn = format!(
+                "delete from {name} where op = 'I'; update {name} set op = 'I' where op = 'W'",
+                name = temporary(slice)
+            );
+            sql::run(live, &turn, format!("reading defaults of {}", slice.table)).await?;
+        }
     }
-    learn_defaults(live, changes).await
+    Ok(())
 }
 
-/// Takes the defaults that returning rows got into the change set, so that it holds whole rows and an
+/// Whether returning rows get defaults that the change set has to learn, so that it holds whole rows and an
 /// undo recognises them.
-async fn learn_defaults(
-    live: &mut PgConnection,
-    changes: &TableChanges,
-) -> Result<(), TenantError> {
-    let slice = &changes.slice;
-    let unknown = slice.places(|column| !column.common);
-    if unknown.is_empty() || slice.key.is_empty() || changes.counts.insert == 0 {
-        return Ok(());
-    }
-    let set: Vec<String> = unknown
-        .iter()
-        .map(|&place| format!("n{place} = t.{}", ident(slice.name_at(place))))
+fn learns_defaults(changes: &TableChanges) -> bool {
+    let has_unknown = changes.slice.columns.iter().any(|column| !column.common);
+    has_unknown && changes.counts.insert > 0 && !fault::is("undo-from-a-stale-image")
+}
+
+/// Takes the inserted rows into the change set as they were written (`W`), to stand for the planned ones. Rows
+/// without a key could not be found again.
+fn take_over(slice: &SliceTable) -> String {
+    let columns: Vec<String> = (0..slice.columns.len())
+        .map(|place| format!("n{place}"))
         .collect();
-    let statement = format!(
-        "update {} c set {} from {} t where c.op = 'I' and {}",
-        temporary(slice),
-        set.join(", "),
-        slice.from(),
-        slice.key_matches("t", "c", "n")
-    );
-    sql::run(
-        live,
-        &statement,
-        format!("reading defaults of {}", slice.table),
+    let columns = columns.join(", ");
+    format!(
+        ", written as (insert into {} (op, {columns}) select 'W', {columns} from done)",
+        temporary(slice)
     )
-    .await
 }
 
 /// The tenant must have exactly the planned rows everywhere, or somebody is writing for it.

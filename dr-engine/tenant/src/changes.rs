@@ -53,6 +53,10 @@ pub(crate) struct TableChanges {
     pub(crate) rows_before: u64,
     /// The tenant's rows afterwards.
     pub(crate) rows_after: u64,
+    /// What [`crate::contents`] made of the tenant's rows when they were compared, where nothing may have changed
+    /// since.
+    #[serde(skip)]
+    pub(crate) sum_before: Option<String>,
 }
 
 /// A whole set.
@@ -103,6 +107,7 @@ impl TableChanges {
     /// The same changes taken back. Every column is known on both sides now.
     fn reversed(&self) -> Self {
         let mut reversed = self.clone();
+        reversed.sum_before = None;
         for column in &mut reversed.slice.columns {
             column.common = true;
         }

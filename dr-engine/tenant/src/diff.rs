@@ -229,6 +229,7 @@ pub(crate) async fn compare(
             changed,
             rows_before: rows_now,
             rows_after,
+            sum_before: None,
         },
         plan,
     ))

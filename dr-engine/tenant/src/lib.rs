@@ -29,6 +29,7 @@ mod changes;
 mod checks;
 mod classify;
 mod conflicts;
+mod contents;
 mod diff;
 mod error;
 mod execute;

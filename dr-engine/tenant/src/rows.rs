@@ -24,7 +24,7 @@ use crate::report::{ProofLine, ProofOutcome};
 use crate::slice::{Ownership, Sliced, slice};
 use crate::tenants::Owners;
 use crate::wal_count::{self, Stretch};
-use crate::{TenantError, conflicts, diff, sql};
+use crate::{TenantError, conflicts, contents, diff, fault, sql};
 
 /// How long the outcome of a commit is asked for after the connection was lost.
 const OUTCOME_PATIENCE: Duration = Duration::from_secs(30);
@@ -148,7 +148,7 @@ pub(crate) async fn compare(
     progress: &dyn Progress,
     cancel: &CancellationToken,
 ) -> Result<Compared, TenantError> {
-    let mut scratch = session(subject.scratch, "the scratch instance").await?;
+    let mut scratch = session(&fault::moment(subject.scratch), "the scratch instance").await?;
     let mut live = session(subject.live, "the live database").await?;
     diff::begin(&mut scratch).await?;
     let begin = "begin isolation level repeatable read read only";
@@ -172,7 +172,10 @@ pub(crate) async fn compare(
         progress.note(&format!("comparing {}", table.table));
         diff::cut_then(&mut scratch, &owner, &table).await?;
         diff::copy_live(&mut live, &mut scratch, &owner, &table).await?;
-        let (found, plan) = diff::compare(&mut scratch, table, subject.mode).await?;
+        let (mut found, plan) = diff::compare(&mut scratch, table, subject.mode).await?;
+        if subject.mode == Mode::Replace {
+            found.sum_before = Some(contents::sum(&mut live, &owner, &found.slice).await?);
+        }
         if found.counts.total() > 0 {
             diff::spool(&mut scratch, &found, folder).await?;
         }
@@ -255,9 +258,9 @@ where
     Store: FnOnce(u64) -> Stored,
     Stored: Future<Output = Result<(), TenantError>>,
 {
-    let begun = match held {
-        Some(held) => held,
-        None => hold::begin(live_options, None).await?,
+    let (begun, is_held) = match held {
+        Some(held) => (held, true),
+        None => (hold::begin(live_options, None).await?, false),
     };
     let Held {
         mut live,
@@ -265,6 +268,10 @@ where
         from,
     } = begun;
     let prepared = async {
+        if !is_held {
+            // A held tenant was compared within this transaction: what it writes from then on is later work.
+            contents::unchanged(&mut live, owner, set).await?;
+        }
         let rows = CatalogRows::read(&mut live).await?;
         let written =
             apply::write(&mut live, &rows, owner, set, folders.spool, direction, xid).await?;
@@ -376,7 +383,7 @@ pub(crate) async fn look_again(
     committed: &Committed,
 ) -> Result<ProofLine, TenantError> {
     let mut live = session(subject.live, "the live database").await?;
-    let mut scratch = session(subject.scratch, "the scratch instance").await?;
+    let mut scratch = session(&fault::moment(subject.scratch), "the scratch instance").await?;
     let begin = "begin isolation level repeatable read read only";
     sql::run(&mut live, begin, "reading the live database again").await?;
     let owner = subject.owner();

@@ -3,6 +3,7 @@
 use dr_config::{DirectBy, Names, OtherId, Polymorphic, ViaBy};
 
 use super::*;
+use crate::map::TableClass;
 
 /// Tables with the SQL condition for tenant `$`.
 const WILD: [(&str, &str); 18] = [
