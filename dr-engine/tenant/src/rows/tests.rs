@@ -11,10 +11,15 @@ use dr_sources::instance::{InitdbOptions, PostgresInstance, RunAs, StartOptions,
 use super::*;
 
 mod erp;
+mod judge;
 mod models;
+mod others;
+mod property;
 mod schemas;
+mod strays;
 mod surroundings;
 mod wild;
+mod work;
 
 struct Bench {
     server: Option<PostgresInstance>,
