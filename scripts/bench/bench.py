@@ -7,7 +7,6 @@ processors. What is compared are medians. `--help` names the parts; docs/PERFORM
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -68,19 +67,6 @@ def build(parts: list[str]) -> None:
     )
 
 
-def machine() -> dict[str, object]:
-    cpu = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), "?")
-    memory = next(int(line.split()[1]) for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemTotal"))
-    return {
-        "processor": cpu,
-        "processors": os.cpu_count(),
-        "memory_gib": round(memory / 2**20),
-        "system": f"{platform.system()} {platform.release()}, {platform.freedesktop_os_release().get('PRETTY_NAME', '?')}",
-        "commit": subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip(),
-        "load_at_start": os.getloadavg()[0],
-    }
-
-
 def main() -> int:
     chosen = arguments()
     names = chosen.tool or ["dr", *PEERS, "floor"]
@@ -90,7 +76,7 @@ def main() -> int:
     classes: dict[str, type[Tool]] = {"dr": Dr, **PEERS, "floor": Floor}
     tools = [classes[name](name, work / name, chosen.cpus) for name in names]
     results: dict[str, object] = {
-        "machine": machine(),
+        "machine": measure.machine(),
         "command": "make bench" if len(sys.argv) == 1 else f"scripts/bench/bench.py {' '.join(sys.argv[1:])}",
         "runs": chosen.runs,
         "cpus": sorted(chosen.cpus),

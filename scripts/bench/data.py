@@ -2,6 +2,7 @@
 
 `postgres` is the data directory of a cluster that was shut down cleanly: pgbench's tables (which
 compress well) and text-rich ERP tables (which compress as business data does), 2 GiB together.
+`tenants` is one with the demo's ERP (`dr-engine/demo/src/erp`), 2 GB of it for some hundred tenants.
 `documents` is 1 GiB of mixed documents in some hundred files and 100,000 small files: text, tables,
 XML, archives and pictures that do not compress, copies, and later versions of earlier files.
 
@@ -18,10 +19,14 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 POSTGRES_BIN = Path("/usr/lib/postgresql/15/bin")
+PSQL = [POSTGRES_BIN / "psql", "-X", "-U", "postgres", "-q", "-v", "ON_ERROR_STOP=1"]
 SEED = 20250101
 
 PGBENCH_SCALE = 64
 ERP_ORDERS = 820_000
+# The demo's sizes of tenants fall as rank^-0.9: of so many the largest has 10 % of everything.
+TENANTS = 767
+TENANT_ROWS = {"orders": 1_250_000, "customers": 170_000, "items": 130_000, "documents": 60_000, "shipments": 0}
 DOCUMENT_BYTES = 1 << 30
 SMALL_FILES = 100_000
 
@@ -34,13 +39,51 @@ def make(kind: str, folder: Path, scale: float = 1.0) -> Path:
         return target
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
-    {"postgres": postgres, "documents": documents}[kind](target, scale)
+    {"postgres": postgres, "tenants": tenants, "documents": documents}[kind](target, scale)
     subprocess.run(["sync", "-f", str(target)], check=True)
     done.touch()
     return target
 
 
 def postgres(target: Path, scale: float) -> None:
+    """pgbench's tables and the ERP's."""
+    def fill(run) -> None:
+        pgbench = [POSTGRES_BIN / "pgbench", "-U", "postgres"]
+        run(*pgbench, "-i", "-q", "-s", max(1, round(PGBENCH_SCALE * scale)))
+        # Pages that were written to, not only loaded.
+        run(*pgbench, "-n", "-c", 1, "-t", round(20_000 * scale), f"--random-seed={SEED}")
+        run(*PSQL, "-v", f"rows={round(ERP_ORDERS * scale)}", script=(HERE / "erp.sql").read_bytes())
+        run(*PSQL, "-c", "vacuum (freeze)", "-c", "checkpoint")
+
+    cluster(target, fill)
+
+
+def tenants(target: Path, scale: float) -> None:
+    """The demo's ERP for many tenants, by the demo's own scripts."""
+    demo = HERE.parents[1] / "dr-engine/demo/src/erp"
+    amounts = " ".join(f"when '{name}' then {round(rows * scale)}" for name, rows in TENANT_ROWS.items())
+    codes = ", ".join(f"'T{number:04}'" for number in range(1, TENANTS + 1))
+    # What the scripts draw their values from (`dr-engine/demo/src/erp.rs`).
+    generator = (
+        "create function pg_temp.pick(stream bigint, n bigint, m bigint) returns bigint language sql immutable as "
+        f"'select (hashint8extended(n, {SEED} * 1000::bigint + stream) & 9223372036854775807) % m';\n"
+        f"create function pg_temp.codes() returns text[] language sql immutable as $$ select array[{codes}] $$;\n"
+        "create function pg_temp.parameter(name text) returns bigint language sql immutable as "
+        f"$$ select case name when 'seed' then {SEED} {amounts} end::bigint $$;\n"
+    )
+    settings = ("begin; set local search_path = public, pg_catalog; set local timezone = 'UTC'; "
+                "set local work_mem = '256MB';\n")
+    schema, rows, constraints = ((demo / f"{name}.sql").read_text() for name in ("schema", "data", "constraints"))
+    script = "\n".join([settings, schema, generator, rows, constraints, "commit;"])
+
+    def fill(run) -> None:
+        run(*PSQL, script=script.encode())
+        run(*PSQL, "-c", "vacuum (freeze, analyze)", "-c", "checkpoint")
+
+    cluster(target, fill)
+
+
+def cluster(target: Path, fill) -> None:
     """A cluster, filled and shut down; then its files belong to who runs the benchmark."""
     as_postgres = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
     socket = target / "socket"
@@ -50,14 +93,14 @@ def postgres(target: Path, scale: float) -> None:
         if as_postgres:
             shutil.chown(path, "postgres", "postgres")
 
-    def run(*command: object, script: Path | None = None) -> None:
+    def run(*command: object, script: bytes | None = None) -> None:
         environment = {**os.environ, "PGHOST": str(socket), "PGPORT": "5999", "PGDATABASE": "postgres"}
         environment.pop("PGUSER", None)
         with (target.with_name(target.name + ".log")).open("a") as log:
             subprocess.run(
                 [*as_postgres, *map(str, command)],
                 check=True, cwd=cluster, env=environment, stdout=log, stderr=log,
-                input=script and script.read_bytes(),
+                input=script,
             )
 
     run(POSTGRES_BIN / "initdb", "-D", cluster, "-A", "trust", "-E", "UTF8", "--locale=C", "-k")
@@ -68,13 +111,7 @@ def postgres(target: Path, scale: float) -> None:
     )
     run(POSTGRES_BIN / "pg_ctl", "-D", cluster, "-w", "-o", options, "-l", cluster / "log", "start")
     try:
-        pgbench = [POSTGRES_BIN / "pgbench", "-U", "postgres"]
-        run(*pgbench, "-i", "-q", "-s", max(1, round(PGBENCH_SCALE * scale)))
-        # Pages that were written to, not only loaded.
-        run(*pgbench, "-n", "-c", 1, "-t", round(20_000 * scale), f"--random-seed={SEED}")
-        run(POSTGRES_BIN / "psql", "-U", "postgres", "-q", "-v", "ON_ERROR_STOP=1",
-            "-v", f"rows={round(ERP_ORDERS * scale)}", script=HERE / "erp.sql")
-        run(POSTGRES_BIN / "psql", "-U", "postgres", "-q", "-c", "vacuum (freeze)", "-c", "checkpoint")
+        fill(run)
     finally:
         run(POSTGRES_BIN / "pg_ctl", "-D", cluster, "-w", "-m", "fast", "stop")
     (cluster / "log").unlink()

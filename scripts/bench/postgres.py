@@ -31,125 +31,16 @@ from pathlib import Path
 
 import data
 import measure
+from clusters import AS_POSTGRES, ROOT, Dr, PgBackRest, Server, Tool, install_pgbackrest, judge, make_for_restore, removed
 from data import POSTGRES_BIN
 
-ROOT = Path(__file__).resolve().parents[2]
-TOOLS = Path("/var/tmp/dr-bench-tools")
 PORT = 5986
-DEBIAN_13 = TOOLS / "trixie"
-AS_POSTGRES = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
 
 
 def install() -> None:
-    """barman; and pgBackRest of Debian 13, beside this system and without touching it."""
     if not Path("/usr/bin/barman").exists():
         subprocess.run(["apt-get", "install", "-y", "-qq", "--no-install-recommends", "barman"], check=True, stdout=sys.stderr)
-    if not (DEBIAN_13 / "usr/bin/pgbackrest").exists():
-        print("Installing Debian 13's pgBackRest into a folder, some minutes.", file=sys.stderr)
-        subprocess.run(["apt-get", "install", "-y", "-qq", "debootstrap"], check=True, stdout=sys.stderr)
-        subprocess.run(["debootstrap", "--variant=minbase", "--include=pgbackrest", "trixie", str(DEBIAN_13),
-                        "http://deb.debian.org/debian"], check=True, stdout=sys.stderr)
-    wrapper = TOOLS / "pgbackrest"
-    libraries = f"{DEBIAN_13}/usr/lib/x86_64-linux-gnu"
-    wrapper.write_text(f"#!/bin/sh\nexec {libraries}/ld-linux-x86-64.so.2 --library-path {libraries} "
-                       f"{DEBIAN_13}/usr/bin/pgbackrest \"$@\"\n")
-    wrapper.chmod(0o755)
-
-
-class Server:
-    """A running copy of the benchmark's cluster."""
-
-    def __init__(self, folder: Path, source: Path):
-        self.folder, self.data, self.source = folder, folder / "data", source / "cluster"
-        subprocess.run(["cp", "-a", self.source, self.data], check=True)
-        if AS_POSTGRES:
-            subprocess.run(["chown", "-R", "postgres:postgres", folder], check=True)
-        # The data comes without its WAL.
-        self.run(POSTGRES_BIN / "pg_resetwal", "-f", "-D", self.data)
-        options = (f"-k {folder} -p {PORT} -c listen_addresses= -c shared_buffers=256MB -c max_wal_size=8GB "
-                   "-c autovacuum=off -c archive_mode=off -c wal_level=replica -c wal_keep_size=4GB")
-        self.run(POSTGRES_BIN / "pg_ctl", "-D", self.data, "-w", "-o", options, "-l", folder / "log", "start")
-
-    def run(self, *command: object) -> str:
-        done = subprocess.run([*AS_POSTGRES, *map(str, command)], cwd=self.folder, capture_output=True, text=True,
-                              env={**os.environ, "HOME": str(self.folder)})
-        if done.returncode != 0:
-            raise SystemExit(f"error: {' '.join(map(str, command))}: {done.stdout}{done.stderr}")
-        return done.stdout.strip()
-
-    def psql(self, sql: str) -> str:
-        return self.run(POSTGRES_BIN / "psql", "-X", "-q", "-A", "-t", "-h", self.folder, "-p", PORT, "-U", "postgres",
-                        "-v", "ON_ERROR_STOP=1", "-c", sql)
-
-    def stop(self) -> None:
-        self.run(POSTGRES_BIN / "pg_ctl", "-D", self.data, "-w", "-m", "fast", "stop")
-
-
-class Tool:
-    """A program under test, with a folder of its own."""
-
-    name: str
-    incremental = True
-
-    def __init__(self, server: Server, cpus: set[int]):
-        self.server, self.cpus = server, cpus
-        self.folder = server.folder / self.name
-        self.repository = self.folder / "repository"
-        self.log = server.folder / f"{self.name}.log"
-
-    def begin(self) -> None:
-        measure.empty(self.folder)
-        self.repository.mkdir()
-        (self.folder / "log").mkdir()
-        self.configure()
-        if AS_POSTGRES:
-            subprocess.run(["chown", "-R", "postgres:postgres", self.folder], check=True)
-
-    def measured(self, *command: object) -> measure.Figures:
-        return measure.run([*AS_POSTGRES, *map(str, command)], self.cpus, {"HOME": str(self.folder)}, self.server.folder, self.log)
-
-    def configure(self) -> None: ...
-    def back_up(self, full: bool) -> measure.Figures: raise NotImplementedError
-    def restore(self, into: Path) -> measure.Figures: raise NotImplementedError
-    def push(self, segment: Path) -> measure.Figures: raise NotImplementedError
-    def recover(self, into: Path, time_: str) -> measure.Figures: raise NotImplementedError
-
-
-class Dr(Tool):
-    name = "dr"
-    level = ""
-
-    def command(self, *words: object) -> list[object]:
-        return [self.folder / "dr", "--config", self.folder / "dr.yaml", *words]
-
-    def configure(self) -> None:
-        self.repository.rmdir()
-        shutil.copy(ROOT / "target/release/dr", self.folder / "dr")
-        tiers = self.folder / "tiers"
-        tiers.mkdir()
-        (tiers / "gold.yaml").write_text(
-            f'tier: gold\nrto: 5m\nrpo: 1h\nbackup: {{ cron: "0 0 3 * * *" }}\nretention: {{ daily: 7 }}\n{self.level}')
-        (self.folder / "dr.yaml").write_text(
-            "repositories:\n  main: { path: repository, key: { file: repository.key } }\n"
-            "catalog: sqlite:catalog.db\ntiers: tiers\nworkloads:\n  erp:\n    tier: gold\n    repositories: [main]\n"
-            f"    postgres: {{ url: \"postgres://postgres@localhost:{PORT}/postgres?host={self.server.folder}\", "
-            f"data_directory: {self.server.data} }}\n")
-
-    def begin(self) -> None:
-        super().begin()
-        self.server.run(*self.command("init"))
-
-    def back_up(self, full: bool) -> measure.Figures:
-        return self.measured(*self.command("backup", "run", "erp", *(["--full"] if full else [])))
-
-    def restore(self, into: Path) -> measure.Figures:
-        return self.measured(*self.command("restore", "erp", "--into", into, "--to", "latest"))
-
-    def push(self, segment: Path) -> measure.Figures:
-        return self.measured(*self.command("wal", "push", segment))
-
-    def recover(self, into: Path, time_: str) -> measure.Figures:
-        return self.measured(*self.command("restore", "erp", "--into", into, "--to", time_, "--start"))
+    install_pgbackrest()
 
 
 class DrLevel3(Dr):
@@ -160,50 +51,6 @@ class DrLevel3(Dr):
         super().__init__(server, cpus)
         self.folder = server.folder / "dr3"
         self.repository = self.folder / "repository"
-
-
-class PgBackRest(Tool):
-    name = "pgbackrest"
-
-    def command(self, verb: str, *words: object) -> list[object]:
-        return [TOOLS / "pgbackrest", f"--cmd={TOOLS / 'pgbackrest'}", "--stanza=erp", f"--repo1-path={self.repository}",
-                f"--pg1-path={self.server.data}", f"--pg1-port={PORT}", f"--pg1-socket-path={self.server.folder}",
-                "--pg1-user=postgres", f"--lock-path={self.folder}/lock", f"--log-path={self.folder}/log",
-                "--log-level-console=warn", "--config=/dev/null", *words, verb]
-
-    def begin(self) -> None:
-        super().begin()
-        self.server.run(*self.command("stanza-create"))
-
-    def back_up(self, full: bool) -> measure.Figures:
-        return self.measured(*self.command(
-            "backup", f"--type={'full' if full else 'incr'}", "--process-max=2", "--repo1-bundle", "--repo1-block",
-            "--compress-type=zst", "--compress-level=3", "--no-archive-check", "--start-fast"))
-
-    def restore(self, into: Path) -> measure.Figures:
-        # The last --pg1-path counts.
-        command = [word for word in self.command("restore", "--process-max=2") if not str(word).startswith("--pg1-")]
-        return self.measured(*command[:-1], f"--pg1-path={into}", command[-1])
-
-    def push(self, segment: Path) -> measure.Figures:
-        command = self.without_server(self.command("archive-push", "--compress-type=zst", "--compress-level=3"))
-        return self.measured(*command, segment)
-
-    @staticmethod
-    def without_server(command: list[object]) -> list[object]:
-        """Commands about WAL do not take what says where the server is."""
-        return [word for word in command if not str(word).startswith(("--pg1-port", "--pg1-socket", "--pg1-user"))]
-
-    def recover(self, into: Path, time_: str) -> measure.Figures:
-        command = [str(word) for word in self.command("restore", "--process-max=2") if not str(word).startswith("--pg1-")]
-        get = " ".join([*command[:-2], f"--pg1-path={into}", "archive-get", "%f", "%p"])
-        restore = [*command[:-1], f"--pg1-path={into}", "--type=time", f"'--target={time_}'", "--target-action=promote",
-                   f"'--recovery-option=restore_command={get}'", command[-1]]
-        start = (f"{POSTGRES_BIN}/pg_ctl -D {into} -w -s -t 600 -l {into}.log -o '-p {PORT + 1} -k {self.server.folder} "
-                 f"-c listen_addresses= -c archive_mode=off -c shared_buffers=256MB' start")
-        ready = (f"until [ \"$({POSTGRES_BIN}/psql -X -A -t -h {self.server.folder} -p {PORT + 1} -U postgres -c "
-                 "'select pg_is_in_recovery()')\" = f ]; do sleep 0.05; done")
-        return self.measured("sh", "-c", f"{' '.join(restore)} && {start} && {ready}")
 
 
 class Floor(Tool):
@@ -286,17 +133,14 @@ def recover(server: Server, tools: list[Tool], runs: int, figures: dict[str, lis
     for tool in tools:
         if tool.name != "dr zstd 3":
             tool.back_up(full=False)
-    begin = server.psql("select pg_current_wal_lsn()")
-    script = server.folder / "load.sql"
-    script.write_text("\\set aid random(1, 6400000)\n"
-                      "update pgbench_accounts set abalance = abalance + 1 where aid between :aid and :aid + 50;\n")
-    while int(server.psql(f"select pg_wal_lsn_diff(pg_current_wal_lsn(), '{begin}')")) < 1_000_000_000:
-        server.run(POSTGRES_BIN / "pgbench", "-h", server.folder, "-p", PORT, "-U", "postgres", "-n", "-f", script, "-c", 4,
-                   "-T", 5, "postgres")
-    moment = server.psql("select to_char(clock_timestamp() at time zone 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US')")
+    begin = server.position()
+    load = ("\\set aid random(1, 6400000)\n"
+            "update pgbench_accounts set abalance = abalance + 1 where aid between :aid and :aid + 50;\n")
+    while server.written_since(begin) < 1_000_000_000:
+        server.pgbench(load, "-c", 4, "-T", 5)
+    moment = server.moment()
     server.psql("create table after_the_moment (id int)")
-    last = server.psql("select pg_walfile_name(pg_switch_wal())")
-    for segment in sorted(path for path in (server.data / "pg_wal").iterdir() if len(path.name) == 24 and path.name <= last):
+    for segment in server.finished_segments():
         for tool in tools:
             if tool.name != "dr zstd 3":
                 tool.push(segment)
@@ -304,21 +148,10 @@ def recover(server: Server, tools: list[Tool], runs: int, figures: dict[str, lis
         for tool in tools[number % len(tools):] + tools[:number % len(tools)]:
             if tool.name == "dr zstd 3":
                 continue
-            into = server.folder / "recovered"
-            removed(into)
-            into.mkdir(mode=0o700)
-            if AS_POSTGRES:
-                shutil.chown(into, "postgres", "postgres")
-            suffix = "Z" if tool.name == "dr" else "+00"
-            figures[tool.name].append(tool.recover(into, moment.replace("T", "T" if suffix == "Z" else " ") + suffix))
+            into = make_for_restore(server.folder / "recovered")
+            figures[tool.name].append(tool.recover(into, moment))
             server.run(POSTGRES_BIN / "pg_ctl", "-D", into, "-w", "-m", "immediate", "stop")
     removed(server.folder / "recovered")
-
-
-def removed(folder: Path) -> None:
-    """Removes a cluster that was just stopped: what fetched ahead for it clears away at the same time."""
-    while folder.exists():
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def transactions(server: Server, meanwhile) -> int:
@@ -352,11 +185,6 @@ def cost(server: Server, tools: list[Tool], runs: int) -> dict[str, float]:
     return lost
 
 
-def judge(text: str, ours: float, theirs: float, most: float) -> str:
-    ratio = ours / theirs
-    return f"* {text}: {ratio:.2f}, at most {most}: {'met' if ratio <= most else 'missed'}"
-
-
 def table(title: str, figures: dict[str, list[measure.Figures]], stored: dict[str, list[int]]) -> dict[str, float]:
     print(f"\n### {title}\n\n| | wall, median (min to max) | CPU | peak memory | stored |\n|---|---|---|---|---|")
     medians = {}
@@ -379,7 +207,7 @@ def measured(chosen: argparse.Namespace, scale: float, work: Path) -> float:
     work.mkdir(parents=True)
     if AS_POSTGRES:
         shutil.chown(work, "postgres", "postgres")
-    server = Server(work, source)
+    server = Server(work, source, PORT)
     size = f"{measure.size_of(server.data / 'base') / 1e9:.1f} GB"
     cpus = os.sched_getaffinity(0)
     tools = [kind(server, cpus) for kind in (Dr, DrLevel3, PgBackRest, PgBaseBackup, Barman, Floor)]
@@ -412,11 +240,7 @@ def measured(chosen: argparse.Namespace, scale: float, work: Path) -> float:
         into = work / "restored"
 
         def restored(tool: Tool) -> measure.Figures:
-            shutil.rmtree(into, ignore_errors=True)
-            into.mkdir(mode=0o700)
-            if AS_POSTGRES:
-                shutil.chown(into, "postgres", "postgres")
-            return tool.restore(into)
+            return tool.restore(make_for_restore(into))
 
         def restore_all(what: str, title: str) -> None:
             restoring = [*chained, *(tool for tool in tools if tool.name in ("barman", "floor"))]
