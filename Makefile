@@ -5,7 +5,7 @@ DEMO_DIR ?= /var/tmp/dr-demo
 
 FUZZ_SECONDS ?= 60
 
-.PHONY: demo test test-long test-s3 test-matrix servers demo-servers fmt lint unit release-is-clean clean-demo fuzz bench bench-quick bench-memory bench-postgres bench-stream
+.PHONY: demo test test-long test-s3 test-matrix servers demo-servers fmt lint unit release-is-clean clean-demo fuzz bench bench-quick bench-memory bench-postgres bench-tenant bench-stream
 
 demo: demo-servers
 	$(CARGO) build --release --locked -p dr
@@ -86,6 +86,11 @@ bench-postgres: servers
 	$(CARGO) build --release --locked -p dr
 	$(CARGO) build --release --locked -p dr-testkit -p dr-store --features dr-store/testing --example floor
 	python3 scripts/bench/postgres.py $(BENCH)
+
+# One tenant put back, small and large, of a cluster of 2 and of 8 GB, beside a full restore by pgBackRest, extract and load.
+bench-tenant: servers
+	$(CARGO) build --release --locked -p dr
+	python3 scripts/bench/tenant.py $(BENCH)
 
 # How long a commit takes until it is in the repository, while the WAL is received.
 bench-stream: servers

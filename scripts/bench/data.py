@@ -26,7 +26,7 @@ PGBENCH_SCALE = 64
 ERP_ORDERS = 820_000
 # The demo's sizes of tenants fall as rank^-0.9: of so many the largest has 10 % of everything.
 TENANTS = 767
-TENANT_ROWS = {"orders": 1_250_000, "customers": 170_000, "items": 130_000, "documents": 60_000, "shipments": 0}
+TENANT_ROWS = {"orders": 1_450_000, "customers": 200_000, "items": 150_000, "documents": 90_000, "shipments": 0}
 DOCUMENT_BYTES = 1 << 30
 SMALL_FILES = 100_000
 
