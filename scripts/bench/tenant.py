@@ -152,6 +152,9 @@ class Run:
         """From the begin to the end of a part."""
         return sum(seconds for part, seconds in self.parts.items() if PARTS.index(part) <= PARTS.index(last))
 
+    def part_at(self, seconds: float) -> str:
+        return next((part for part in self.parts if seconds <= self.until(part)), AFTER)
+
 
 class TenantDr(Dr):
     tenancy = ("    tenancy:\n      column: tenant_id\n      tenants: \"select tenant_id::text as id, code as name from tenant\"\n"
@@ -342,7 +345,8 @@ def watched(server: Erp, tool: TenantDr, tenant: Tenant, then: list[str], moment
     print(f"* longest transaction of another tenant while dr applies: {longest:.2f} s, at most {WAIT_MAX_SECONDS:g}: "
           f"{'met' if longest <= WAIT_MAX_SECONDS else 'missed'}")
     limit = f", at most {MEMORY_MAX // MIB}: {'met' if memory.own_bytes <= MEMORY_MAX else 'missed'}"
-    print(f"* memory of dr itself: {memory.own_bytes / MIB:,.0f} MiB{limit if tenant.kind == 'large' else ''}")
+    print(f"* memory of dr itself: {memory.own_bytes / MIB:,.0f} MiB{limit if tenant.kind == 'large' else ''}; nine tenths of it were "
+          f"reached in the part: {run.part_at(memory.own_at - heard.began)}")
     others = ", ".join(f"{name} {bytes_ / MIB:,.0f} MiB" for name, bytes_ in sorted(memory.other_bytes.items()))
     print(f"* the PostgreSQL it starts: {memory.scratch_private_bytes / MIB:,.0f} MiB in all processes together and "
           f"{memory.scratch_shared_bytes / MIB:,.0f} MiB shared; other programs: {others or 'none'}", flush=True)

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import threading
+import time
 from collections import defaultdict
 from pathlib import Path
 
@@ -135,6 +136,9 @@ class Memory:
     def __init__(self, heard: measure.Heard):
         self.heard = heard
         self.own_bytes = 0
+        # When it had come up to nine tenths of that, of the system's clock.
+        self.own_at = 0.0
+        self.own_seen: list[tuple[float, int]] = []
         self.scratch_private_bytes = 0
         self.scratch_shared_bytes = 0
         self.other_bytes: dict[str, int] = {}
@@ -148,6 +152,7 @@ class Memory:
     def __exit__(self, *_: object) -> None:
         self.over.set()
         self.thread.join()
+        self.own_at = next((at for at, bytes_ in self.own_seen if bytes_ >= 0.9 * self.own_bytes), 0.0)
 
     def look(self) -> None:
         while not self.over.wait(LOOK_EVERY_SECONDS):
@@ -167,6 +172,7 @@ class Memory:
                 case "dr":
                     # The kernel's own account of the most so far.
                     self.own_bytes = max(self.own_bytes, kib["VmHWM"])
+                    self.own_seen.append((time.time(), kib["VmHWM"]))
                 case "postgres":
                     private += kib["RssAnon"]
                     shared = max(shared, kib["RssShmem"])
