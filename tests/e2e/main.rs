@@ -16,5 +16,6 @@ mod demo;
 mod drill_honesty;
 mod judge;
 mod new_host;
+mod public_schemas;
 mod tenant_restore;
 mod withheld_segment;

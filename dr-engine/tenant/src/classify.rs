@@ -1,6 +1,7 @@
 //! Deciding how each table belongs to tenants. Pure: catalog rows and configuration in, classes out.
 //!
-//! Order: what is declared; tables in a schema or database of one tenant; tables with the tenant column; the table that their tenant column refers to
+//! Order: what is declared; tables in a schema or database of one tenant; tables with the tenant column, unless
+//! its type has no value that is a tenant's id; the table that their tenant column refers to
 //! (the registry); then, step by step outwards, tables whose foreign keys lead to those. Foreign keys
 //! that cannot be null come first, because a nullable one leaves rows without an owner. Where several
 //! lead there, the one inside the primary key, else the one that deletes in cascade, says whose part
@@ -15,6 +16,7 @@ use dr_config::{DirectBy, Polymorphic, TenancyConfig, TenantTable, ViaBy};
 
 use crate::catalog::{CatalogRows, ForeignKey, Oid, Relation};
 use crate::map::{AS_TEXT, Case, Hop, MappedTable, TableClass, TableName, yaml};
+use crate::slice::is_value;
 use crate::tenants::Owners;
 
 /// Finds the class of every table. The second value lists declarations that name no table.
@@ -35,7 +37,7 @@ pub(crate) fn classify(
     };
     classes.refuse_unrestorable();
     classes.by_place(owners);
-    classes.by_column(&tenancy.column.0);
+    classes.by_column(tenancy, owners);
     classes.registry();
     classes.by_foreign_keys();
     let mut tables: Vec<MappedTable> = classes
@@ -66,6 +68,26 @@ fn leftover(relation: &Relation) -> TableClass {
         None => "it has no tenant column and no foreign key to a tenant's table".to_owned(),
     };
     unclassified(reason, &["shared", "ignored"])
+}
+
+/// Why a column is none of tenants, for all its name: its type has no value that is a tenant's id.
+fn other_meaning(class: &TableClass, ids: &[&String]) -> Option<TableClass> {
+    let TableClass::Direct {
+        column,
+        column_type,
+        as_text: false,
+        ..
+    } = class
+    else {
+        return None;
+    };
+    let fits = ids.iter().any(|id| is_value(id, column_type));
+    (!fits).then(|| {
+        unclassified(
+            format!("its {column} is of type {column_type}, and no tenant's id is: it may mean something else"),
+            &["shared", "ignored"],
+        )
+    })
 }
 
 fn leads_nowhere(declared: &TenantTable) -> TableClass {
@@ -225,18 +247,24 @@ impl<'a> Classes<'a> {
         }
     }
 
-    fn by_column(&mut self, names: &[String]) {
+    fn by_column(&mut self, tenancy: &TenancyConfig, owners: &Owners) {
+        let ids = owners.ids.iter().chain(&tenancy.shared_ids);
+        // Of a database without a tenant nothing can be said.
+        let ids: Option<Vec<&String>> = (!owners.ids.is_empty()).then(|| ids.collect());
         for relation in self.owners() {
             if self.found.contains_key(&relation.oid) || self.declared.contains_key(&relation.oid) {
                 continue;
             }
-            let here = names.iter();
+            let here = tenancy.column.0.iter();
             let here: Vec<TableClass> = here
                 .filter_map(|name| self.direct(relation.oid, name, None))
                 .collect();
             let class = match here.as_slice() {
                 [] => continue,
-                [one] => one.clone(),
+                [one] => ids
+                    .as_ref()
+                    .and_then(|ids| other_meaning(one, ids))
+                    .unwrap_or_else(|| one.clone()),
                 several => {
                     let columns: Vec<&str> = several
                         .iter()

@@ -1,8 +1,8 @@
 //! A tenant's rows of one table, as SQL: which columns, by what key, under which condition.
 //!
-//! The order of tables is by steps from the tenant column, so that a parent is written before and
-//! deleted after the rows that belong to the tenant through it. The condition that says whose a row is
-//! stands in every statement that reads or writes one.
+//! The order of tables is by what they refer to, so that a parent is written before and deleted after the
+//! rows that belong to the tenant through it, or refer to it by a foreign key. The condition that says whose
+//! a row is stands in every statement that reads or writes one.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -212,7 +212,8 @@ fn holds(class: &TableClass, alias: &str, id: &str) -> String {
     format!("{column} {equals} {}::{column_type}", literal(id))
 }
 
-fn is_value(id: &str, column_type: &str) -> bool {
+/// Whether a tenant's id can be in a column of this type.
+pub(crate) fn is_value(id: &str, column_type: &str) -> bool {
     match column_type {
         "smallint" => id.parse::<i16>().is_ok(),
         "integer" => id.parse::<i32>().is_ok(),
@@ -426,10 +427,43 @@ pub(crate) fn slice(
         sliced.tables.push(table);
     }
     gone(map, tenant, live, then, &mut sliced);
+    sliced.tables = parents_first(std::mem::take(&mut sliced.tables), live);
     sliced
-        .tables
-        .sort_by_key(|table| (table.depth, table.number));
-    sliced
+}
+
+/// Each table after those that its rows belong to the tenant through, and after those that its foreign keys
+/// refer to: no foreign key is enforced while rows are written, but a check constraint may call a function
+/// that looks for the parent. In a cycle the steps from the tenant column decide.
+fn parents_first(mut tables: Vec<SliceTable>, live: &CatalogRows) -> Vec<SliceTable> {
+    tables.sort_by_key(|table| (table.depth, table.number));
+    let name_of = |oid| live.relation(live.root_of(oid)).map(|found| &found.name);
+    let mut parents: BTreeSet<(&TableName, &TableName)> = live
+        .foreign_keys
+        .iter()
+        .filter_map(|key| Some((name_of(key.child)?, name_of(key.parent)?)))
+        .collect();
+    let declared: Vec<(TableName, TableName)> = tables
+        .iter()
+        .flat_map(|table| {
+            let hops = table.class.declared_hops().into_iter();
+            hops.map(move |hop| (table.table.clone(), hop.parent.clone()))
+        })
+        .collect();
+    parents.extend(declared.iter().map(|(child, parent)| (child, parent)));
+    parents.retain(|(child, parent)| child != parent);
+    let mut ordered = Vec::with_capacity(tables.len());
+    let mut left: BTreeSet<TableName> = tables.iter().map(|table| table.table.clone()).collect();
+    while !tables.is_empty() {
+        let waits = |table: &SliceTable| {
+            left.iter()
+                .any(|parent| parents.contains(&(&table.table, parent)))
+        };
+        let next = tables.iter().position(|table| !waits(table)).unwrap_or(0);
+        let table = tables.remove(next);
+        left.remove(&table.table);
+        ordered.push(table);
+    }
+    ordered
 }
 
 fn columns(

@@ -42,6 +42,8 @@ pub(crate) struct Owners {
     pub(crate) schemas: BTreeMap<String, String>,
     /// The tenant whose the whole database is.
     pub(crate) database: Option<String>,
+    /// What a tenant column can hold.
+    pub(crate) ids: Vec<String>,
 }
 
 impl Owners {
@@ -54,6 +56,7 @@ impl Owners {
         Self {
             schemas: schemas.collect(),
             database: None,
+            ids: tenants.iter().map(|tenant| tenant.id.clone()).collect(),
         }
     }
 }
@@ -95,8 +98,8 @@ impl Place {
     pub(crate) fn owners_among(&self, tenants: &[Tenant]) -> Owners {
         match &self.only {
             Some(only) => Owners {
-                schemas: BTreeMap::new(),
                 database: Some(only.clone()),
+                ..Owners::default()
             },
             None => Owners::of(tenants),
         }

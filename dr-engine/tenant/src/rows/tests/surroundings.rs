@@ -1,4 +1,4 @@
-//! What surrounds the rows: triggers, sequences.
+//! What surrounds the rows: triggers, sequences, checks that look at other tables.
 
 use super::*;
 
@@ -32,4 +32,35 @@ async fn a_sequence_set_back_is_moved_past_the_rows_that_return() {
     bench.restore("3").await;
     let behind = "select coalesce(max(outbox_id), 0) - (select last_value from outbox_outbox_id_seq) from outbox where tenant_id = 3";
     assert_eq!(bench.value("live", behind).await, 0);
+}
+
+/// No foreign key is enforced while rows are written, but checks are, and one may look the parent up.
+#[tokio::test]
+async fn a_check_that_looks_a_parent_up_finds_it_as_it_was() {
+    let own = [
+        ("public.membership", "tenant_id = $"),
+        ("public.team", "tenant_id = $"),
+    ];
+    let bench = Bench::start(tenancy("tenant_id", &[]), &own);
+    bench.sql("postgres", "create database live").await;
+    // The child comes first by its name, and both are one step from the tenant.
+    let schema = "create table public.team (id int primary key, tenant_id int, kind text);
+        create function public.kind_of(int) returns text language sql as
+          'select kind from public.team where id = $1';
+        create table public.membership (id int primary key, tenant_id int, team int references public.team,
+          check (public.kind_of(team) = 'people'));
+        insert into public.team select n, n % 3, 'people' from generate_series(1, 9) n;
+        insert into public.membership select n, n % 3, n from generate_series(1, 9) n;";
+    bench.sql("live", schema).await;
+    bench.keep("then_").await;
+    let mistake = "delete from public.membership where tenant_id = 1 and id > 1;
+        update public.team set kind = 'machines' where tenant_id = 1 and id > 1;";
+    bench.sql("live", mistake).await;
+    bench.keep("before").await;
+    let then = bench.digests("then_", "1", true).await;
+    let before = bench.digests("before", "1", true).await;
+    bench.restore("1").await;
+    assert_eq!(bench.digests("live", "1", true).await, then);
+    bench.undo("1").await;
+    assert_eq!(bench.digests("live", "1", true).await, before);
 }

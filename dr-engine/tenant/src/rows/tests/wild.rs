@@ -221,6 +221,31 @@ async fn what_the_catalogs_do_not_say_has_to_be_declared_and_is_not_guessed() {
 }
 
 #[tokio::test]
+async fn a_column_that_can_hold_no_tenants_id_only_has_the_name() {
+    let bench = bench().await;
+    let table = "create table app.visit (id int primary key, company_id uuid)";
+    bench.sql("live", table).await;
+    let mut live = session(&bench.options("live"), "live").await.unwrap();
+    let mut reason = async |owners: Owners| {
+        let name = "erp".parse().unwrap();
+        let map = map(&mut live, &name, &bench.tenancy, &owners)
+            .await
+            .unwrap();
+        let mut found = map
+            .unclassified()
+            .map(|(m, why)| (m.table.to_string(), why.to_owned()));
+        let open = found.next();
+        assert_eq!(found.next(), None);
+        open
+    };
+    let (open, why) = reason(bench.owners().await).await.unwrap();
+    assert_eq!(open, "app.visit");
+    assert!(why.contains("of type uuid, and no tenant's id is"), "{why}");
+    // Where there is no tenant yet, the name has to do.
+    assert_eq!(reason(Owners::default()).await, None);
+}
+
+#[tokio::test]
 async fn declarations_that_do_not_fit_say_why() {
     let bench = bench().await;
     let via = |pairs: &[(&str, &str)]| TenantTable::Via(ViaBy::Columns(to(pairs)));
