@@ -2,6 +2,12 @@
 //! tenant is wiped, goes back to a moment, and that is taken back. The tenancy is read from `docs/schemas`,
 //! as it is shown there. Judged in plain SQL: every row of every table, written to files by COPY.
 
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "how much was judged, and what was not, is the reader's to know"
+)]
+
 mod known;
 
 use std::collections::BTreeMap;
