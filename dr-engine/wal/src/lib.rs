@@ -17,12 +17,17 @@
 
 mod bytes;
 pub mod page;
+mod pglz;
 pub mod reader;
 pub mod record;
+pub mod rows;
 pub mod summary;
 pub mod transaction;
+pub mod tuple;
 
 pub use reader::{Reader, WalError};
 pub use record::{Block, Fork, Manager, Record, Relation};
+pub use rows::{RowChange, RowPlace, Written, row_changes};
 pub use summary::{Change, Summary};
-pub use transaction::{Ended, NamedPoint, Outcome};
+pub use transaction::{Ended, NamedPoint, Outcome, Running};
+pub use tuple::{Layout, Tuple, Value};

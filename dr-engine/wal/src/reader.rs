@@ -295,7 +295,7 @@ impl Reader {
         if !self.follows(&header) {
             return Err(bad("it does not follow the record before it"));
         }
-        let (blocks, data) = record::blocks_and_data(bytes, self.major).map_err(bad)?;
+        let parts = record::parts(bytes, self.major).map_err(bad)?;
         let is_switch = header.manager == Manager::XLOG && header.info & 0xF0 == SWITCH;
         let end = if is_switch {
             Lsn(end
@@ -314,8 +314,9 @@ impl Reader {
             xid: header.xid,
             info: header.info,
             manager: header.manager,
-            blocks,
-            data,
+            blocks: parts.blocks,
+            held: parts.held,
+            data: parts.data,
         });
         Ok(end)
     }

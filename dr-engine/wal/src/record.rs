@@ -30,6 +30,8 @@ const IMAGE_HAS_HOLE: u8 = 0x01;
 /// Compressed with any method: one bit before version 15, three since.
 const IMAGE_COMPRESSED_14: u8 = 0x02;
 const IMAGE_COMPRESSED_15: u8 = 0x1C;
+/// Of these, the one that is PostgreSQL's own method.
+const IMAGE_PGLZ_15: u8 = 0x04;
 
 /// The part of PostgreSQL that wrote a record (`access/rmgrlist.h`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -44,6 +46,8 @@ impl Manager {
     pub const STORAGE: Self = Self(2);
     /// Databases made and dropped.
     pub const DATABASE: Self = Self(4);
+    /// Locks and running transactions, for standbys.
+    pub const STANDBY: Self = Self(8);
     /// Rows, second list.
     pub const HEAP2: Self = Self(9);
     /// Rows.
@@ -159,6 +163,55 @@ pub struct Block {
     pub has_image: bool,
     /// Whether the page is made anew from the record.
     pub will_init: bool,
+    /// What the record holds of it.
+    pub(crate) held: Held,
+}
+
+/// How much a record holds of a block, further behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Held {
+    image: Option<ImageHead>,
+    data_bytes: u16,
+}
+
+impl Held {
+    fn bytes(self) -> usize {
+        let image = self.image.map_or(0, |image| usize::from(image.bytes));
+        image + usize::from(self.data_bytes)
+    }
+}
+
+/// How the image of a page is kept (`XLogRecordBlockImageHeader`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct ImageHead {
+    bytes: u16,
+    hole_offset: u16,
+    has_hole: bool,
+    /// Told only where the image is compressed: else it is what is missing.
+    hole_bytes: u16,
+    packing: Packing,
+}
+
+/// How an image is compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Packing {
+    /// Not at all.
+    Plain,
+    /// By PostgreSQL's own method.
+    Pglz,
+    /// By another one.
+    Other,
+}
+
+/// A page as a record holds it: without the zeros in its middle.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Image<'a> {
+    pub(crate) bytes: &'a [u8],
+    pub(crate) hole_offset: usize,
+    pub(crate) has_hole: bool,
+    /// Of a compressed one; of others it is what lacks to a page.
+    pub(crate) hole_bytes: usize,
+    pub(crate) packing: Packing,
 }
 
 /// A whole record.
@@ -180,8 +233,35 @@ pub struct Record<'a> {
     pub manager: Manager,
     /// The blocks it refers to.
     pub blocks: Vec<Block>,
+    /// What it holds of these, one after the other.
+    pub(crate) held: &'a [u8],
     /// What its manager keeps beside the blocks.
     pub data: &'a [u8],
+}
+
+impl<'a> Record<'a> {
+    /// What it holds of the block at a place of its list: the image, and the data that its manager keeps for
+    /// the block.
+    pub(crate) fn held(&self, place: usize) -> (Option<Image<'a>>, &'a [u8]) {
+        let before: usize = (self.blocks.iter().take(place))
+            .map(|block| block.held.bytes())
+            .sum();
+        let head = self.blocks.get(place).map(|block| block.held);
+        let (head, rest) = (head.unwrap_or_default(), self.held.get(before..));
+        let image_bytes = head.image.map_or(0, |image| usize::from(image.bytes));
+        let Some((image, rest)) = rest.and_then(|rest| rest.split_at_checked(image_bytes)) else {
+            return (None, &[]);
+        };
+        let image = head.image.map(|head| Image {
+            bytes: image,
+            hole_offset: usize::from(head.hole_offset),
+            has_hole: head.has_hole,
+            hole_bytes: usize::from(head.hole_bytes),
+            packing: head.packing,
+        });
+        let data = rest.get(..usize::from(head.data_bytes));
+        (image, data.unwrap_or_default())
+    }
 }
 
 /// The fixed part at the beginning of a record.
@@ -227,14 +307,15 @@ pub(crate) fn sum_is_right(record: &[u8], header: &Header) -> bool {
 /// What is wrong with a record.
 pub(crate) type Wrong = &'static str;
 
-/// A block's part of the list in front of the data, with the bytes it has further behind.
-struct ListedBlock {
-    block: Block,
-    bytes: usize,
+/// What a record consists of behind its header.
+pub(crate) struct Parts<'a> {
+    pub(crate) blocks: Vec<Block>,
+    pub(crate) held: &'a [u8],
+    pub(crate) data: &'a [u8],
 }
 
 /// Reads the list of blocks and the place of the main data. `bytes` is the whole record.
-pub(crate) fn blocks_and_data(bytes: &[u8], major: u32) -> Result<(Vec<Block>, &[u8]), Wrong> {
+pub(crate) fn parts(bytes: &[u8], major: u32) -> Result<Parts<'_>, Wrong> {
     let body = bytes.get(HEADER_BYTES..).unwrap_or_default();
     let mut fields = Fields::of(body);
     let mut blocks = Vec::new();
@@ -260,9 +341,9 @@ pub(crate) fn blocks_and_data(bytes: &[u8], major: u32) -> Result<(Vec<Block>, &
                 fields.u32().ok_or("its transaction is cut short")?;
             }
             id if id <= BLOCK_ID_MAX => {
-                let listed = block(id, &mut fields, &mut last, major)?;
-                behind += listed.bytes;
-                blocks.push(listed.block);
+                let block = block(id, &mut fields, &mut last, major)?;
+                behind += block.held.bytes();
+                blocks.push(block);
             }
             _ => return Err("its list of blocks has an entry of unknown kind"),
         }
@@ -270,8 +351,8 @@ pub(crate) fn blocks_and_data(bytes: &[u8], major: u32) -> Result<(Vec<Block>, &
     if fields.rest().len() != behind.saturating_add(data_bytes) {
         return Err("its parts are not as long as it says");
     }
-    let data = fields.rest().get(behind..).unwrap_or_default();
-    Ok((blocks, data))
+    let (held, data) = fields.rest().split_at_checked(behind).unwrap_or_default();
+    Ok(Parts { blocks, held, data })
 }
 
 fn block(
@@ -279,48 +360,56 @@ fn block(
     fields: &mut Fields<'_>,
     last: &mut Option<Relation>,
     major: u32,
-) -> Result<ListedBlock, Wrong> {
+) -> Result<Block, Wrong> {
     const CUT: Wrong = "a block of its list is cut short";
     let flags = fields.u8().ok_or(CUT)?;
-    let data_bytes = usize::from(fields.u16().ok_or(CUT)?);
+    let data_bytes = fields.u16().ok_or(CUT)?;
     if (flags & HAS_DATA == 0) != (data_bytes == 0) {
         return Err("a block of its list has data and none");
     }
-    let image_bytes = match flags & HAS_IMAGE {
-        0 => 0,
-        _ => image(fields, major)?,
+    let image = match flags & HAS_IMAGE {
+        0 => None,
+        _ => Some(image(fields, major)?),
     };
     if flags & SAME_RELATION == 0 {
         *last = Some(Relation::read(fields).ok_or(CUT)?);
     }
-    Ok(ListedBlock {
-        block: Block {
-            id,
-            relation: last.ok_or("a block of its list belongs to no relation")?,
-            fork: Fork::of(flags & FORK_MASK).ok_or("a block of its list is of an unknown fork")?,
-            number: fields.u32().ok_or(CUT)?,
-            has_image: flags & HAS_IMAGE != 0,
-            will_init: flags & WILL_INIT != 0,
-        },
-        bytes: image_bytes + data_bytes,
+    Ok(Block {
+        id,
+        relation: last.ok_or("a block of its list belongs to no relation")?,
+        fork: Fork::of(flags & FORK_MASK).ok_or("a block of its list is of an unknown fork")?,
+        number: fields.u32().ok_or(CUT)?,
+        has_image: flags & HAS_IMAGE != 0,
+        will_init: flags & WILL_INIT != 0,
+        held: Held { image, data_bytes },
     })
 }
 
-/// Bytes of a page's image.
-fn image(fields: &mut Fields<'_>, major: u32) -> Result<usize, Wrong> {
+/// How a page's image is kept.
+fn image(fields: &mut Fields<'_>, major: u32) -> Result<ImageHead, Wrong> {
     const CUT: Wrong = "an image of its list is cut short";
-    let length = fields.u16().ok_or(CUT)?;
-    let hole = fields.u16().ok_or(CUT)?;
+    let bytes = fields.u16().ok_or(CUT)?;
+    let hole_offset = fields.u16().ok_or(CUT)?;
     let info = fields.u8().ok_or(CUT)?;
-    let compressed = match major {
-        ..=14 => IMAGE_COMPRESSED_14,
-        _ => IMAGE_COMPRESSED_15,
+    let packing = match major {
+        ..=14 if info & IMAGE_COMPRESSED_14 != 0 => Packing::Pglz,
+        15.. if info & IMAGE_PGLZ_15 != 0 => Packing::Pglz,
+        15.. if info & IMAGE_COMPRESSED_15 != 0 => Packing::Other,
+        _ => Packing::Plain,
     };
-    if info & compressed != 0 && info & IMAGE_HAS_HOLE != 0 {
-        fields.u16().ok_or(CUT)?;
-    }
-    if length > BLOCK_BYTES_MAX || hole > BLOCK_BYTES_MAX {
+    let has_hole = info & IMAGE_HAS_HOLE != 0;
+    let hole_bytes = match has_hole && packing != Packing::Plain {
+        true => fields.u16().ok_or(CUT)?,
+        false => 0,
+    };
+    if bytes > BLOCK_BYTES_MAX || hole_offset > BLOCK_BYTES_MAX {
         return Err("an image of its list is larger than a page");
     }
-    Ok(usize::from(length))
+    Ok(ImageHead {
+        bytes,
+        hole_offset,
+        has_hole,
+        hole_bytes,
+        packing,
+    })
 }

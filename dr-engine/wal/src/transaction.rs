@@ -60,6 +60,43 @@ pub struct NamedPoint {
     pub name: String,
 }
 
+/// Transactions that were under way, as a checkpoint tells (`xl_running_xacts`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Running {
+    /// They, and those of their subtransactions that the server still had in mind.
+    pub xids: Vec<u32>,
+}
+
+/// `XLOG_RUNNING_XACTS` of resource manager Standby.
+const RUNNING: u8 = 0x10;
+
+impl Running {
+    /// What a record says of running transactions; `None` when it is of another kind.
+    ///
+    /// # Errors
+    /// When it is of this kind and cannot be understood.
+    pub fn of(record: &Record<'_>) -> Result<Option<Self>, &'static str> {
+        if record.manager != Manager::STANDBY || record.info & INFO_MASK != RUNNING {
+            return Ok(None);
+        }
+        Self::read(record)
+            .map(Some)
+            .ok_or("a list of running transactions is cut short")
+    }
+
+    fn read(record: &Record<'_>) -> Option<Self> {
+        let mut fields = Fields::of(record.data);
+        let count = fields.u32()?.checked_add(fields.u32()?)?;
+        // Whether some are left out, and three bounds.
+        fields.take(16)?;
+        let mut xids = Vec::new();
+        for _ in 0..count {
+            xids.push(fields.u32()?);
+        }
+        Some(Self { xids })
+    }
+}
+
 /// `XLOG_RESTORE_POINT` of resource manager XLOG.
 const RESTORE_POINT: u8 = 0x70;
 const INFO_MASK: u8 = 0xF0;

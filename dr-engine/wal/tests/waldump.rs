@@ -8,7 +8,7 @@
     reason = "a test"
 )]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -21,7 +21,10 @@ use dr_sources::instance::{
 };
 use dr_sources::postgres::{ConnectOptions, connect, tools};
 use dr_wal::page::SegmentHeader;
-use dr_wal::{Change, Ended, Fork, Outcome, Reader, Record, Relation, Summary, WalError};
+use dr_wal::{
+    Change, Ended, Fork, Layout, Manager, Outcome, Reader, Record, Relation, RowChange, RowPlace,
+    Running, Summary, Value, WalError, row_changes,
+};
 use sqlx::{Connection, Executor};
 
 /// The version that Debian has; `DR_TEST_POSTGRES_BIN` names the programs of another one.
@@ -182,6 +185,7 @@ struct Told {
     lsn: Lsn,
     previous: Lsn,
     blocks: Vec<String>,
+    rows: String,
 }
 
 fn told_by_us(record: &Record<'_>) -> Told {
@@ -203,6 +207,55 @@ fn told_by_us(record: &Record<'_>) -> Told {
         lsn: record.lsn,
         previous: record.previous,
         blocks: record.blocks.iter().map(block).collect(),
+        rows: rows_told_by_us(record),
+    }
+}
+
+/// What is done to rows, and the lines; of several at once only how many.
+fn rows_told_by_us(record: &Record<'_>) -> String {
+    let mut told = Vec::new();
+    row_changes(record, &mut |relation, change| {
+        assert_eq!(relation, record.blocks[0].relation);
+        told.push(match change {
+            RowChange::Inserted { at, .. } => format!("INSERT {}", at.line),
+            RowChange::Updated { from, to, .. } => format!("UPDATE {} {}", from.line, to.line),
+            RowChange::Deleted { at, .. } => format!("DELETE {}", at.line),
+        });
+    })
+    .unwrap();
+    match record.manager {
+        Manager::HEAP2 if !told.is_empty() => format!("MULTI_INSERT {}", told.len()),
+        _ => told.join("; "),
+    }
+}
+
+/// The same in the words of `pg_waldump`, which are others before version 16.
+fn rows_told_by_waldump(line: &str) -> String {
+    let said = line.split_once("desc: ").map_or("", |(_, said)| said);
+    let said = said.split(", blkref").next().unwrap();
+    let words: Vec<&str> = said
+        .split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
+        .filter(|word| !word.is_empty())
+        .collect();
+    let numbers = |names: &[&str]| -> Vec<&str> {
+        let pairs = words.windows(2).filter(|pair| names.contains(&pair[0]));
+        pairs.map(|pair| pair[1]).collect()
+    };
+    let is_heap = line.starts_with("rmgr: Heap");
+    match words.first().copied().filter(|_| is_heap) {
+        Some(kind @ ("INSERT" | "DELETE")) => format!("{kind} {}", numbers(&["off"])[0]),
+        Some("UPDATE" | "HOT_UPDATE") => {
+            format!(
+                "UPDATE {}",
+                numbers(&["off", "old_off", "new_off"]).join(" ")
+            )
+        }
+        Some("MULTI_INSERT") => {
+            let before = words.iter().position(|word| *word == "tuples");
+            let count = before.map_or_else(|| numbers(&["ntuples"])[0], |at| words[at - 1]);
+            format!("MULTI_INSERT {count}")
+        }
+        _ => String::new(),
     }
 }
 
@@ -227,6 +280,7 @@ fn told_by_waldump(line: &str) -> Told {
         lsn: between("lsn:", ",").parse().unwrap(),
         previous: between("prev ", ",").parse().unwrap(),
         blocks: blocks.map(|block| block.trim().to_owned()).collect(),
+        rows: rows_told_by_waldump(line),
     }
 }
 
@@ -564,6 +618,87 @@ async fn rows_are_counted_for_the_transaction_that_kept_them() {
         .iter()
         .filter(|one| one.ended.outcome == Outcome::Aborted);
     assert!(aborted.count() >= 2, "the savepoint and the transaction");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_are_followed_from_place_to_place_with_what_they_hold() {
+    let major = Cluster::major();
+    for compression in ["off", "on"] {
+        let cluster = Cluster::new();
+        let server = cluster.start(&[("wal_compression", compression)]);
+        run(&server, include_str!("rows.sql")).await;
+        let tables = [
+            ("behind", Layout::new([(4, 4), (4, 4), (-1, 4), (1, 1)]), 1),
+            (
+                "before",
+                Layout::new([(-1, 4), (1, 1), (2, 2), (4, 4), (-1, 4)]),
+                3,
+            ),
+        ];
+        let mut expected = Vec::new();
+        for (table, ..) in &tables {
+            let ask = format!("SELECT pg_relation_filenode('{table}')::text;");
+            let file: u32 = run(&server, &ask).await[0].parse().unwrap();
+            let ask = format!("SELECT ctid::text || ' ' || tenant::text FROM {table};");
+            let mut rows = run(&server, &ask).await;
+            rows.sort();
+            expected.push((file, rows));
+        }
+        server.stop(StopMode::Fast).unwrap();
+
+        let mut rows: [HashMap<RowPlace, i32>; 2] = Default::default();
+        let (mut in_images, mut running) = (0, 0);
+        read(&cluster.segments(), &mut |record| {
+            running += usize::from(Running::of(record).unwrap().is_some());
+            let has_image = record.blocks.first().is_some_and(|block| block.has_image);
+            row_changes(record, &mut |relation, change| {
+                let Some(at) = expected.iter().position(|(file, _)| *file == relation.file) else {
+                    return;
+                };
+                let (_, layout, column) = &tables[at];
+                let tuple = change.written().map(|it| it.tuple(PAGE_BYTES).unwrap());
+                in_images += usize::from(has_image && tuple.is_some());
+                let value = tuple.as_ref().map(|tuple| layout.value(tuple, *column));
+                let told = match value {
+                    Some(Value::Bytes(bytes)) => {
+                        Some(i32::from_le_bytes(bytes.try_into().unwrap()))
+                    }
+                    Some(Value::Null) => panic!("no tenant at {}", record.lsn),
+                    _ => None,
+                };
+                let rows = &mut rows[at];
+                let former = match change {
+                    RowChange::Inserted { at, .. } => rows.insert(at, told.unwrap()),
+                    RowChange::Updated { from, to, .. } => {
+                        let mut former = rows.remove(&from).unwrap().to_le_bytes();
+                        if let Some(Value::Changed { at, bytes }) = value {
+                            former[at..at + bytes.len()].copy_from_slice(bytes);
+                        }
+                        rows.insert(to, told.unwrap_or(i32::from_le_bytes(former)))
+                    }
+                    RowChange::Deleted { at, .. } => {
+                        rows.remove(&at).unwrap();
+                        None
+                    }
+                };
+                assert_eq!(former, None, "a place in use is used at {}", record.lsn);
+            })
+            .unwrap();
+        });
+        for ((_, expected), found) in expected.iter().zip(&rows) {
+            let mut found: Vec<String> = found
+                .iter()
+                .map(|(place, tenant)| format!("({},{}) {tenant}", place.block, place.line))
+                .collect();
+            found.sort();
+            let is_wrong = |row: &&String| expected.binary_search(row).is_err();
+            let wrong: Vec<_> = found.iter().filter(is_wrong).take(5).collect();
+            assert!(wrong.is_empty(), "compression {compression}: {wrong:?}");
+            assert_eq!(found.len(), expected.len());
+        }
+        assert!(in_images > 50, "{in_images} rows were read from images");
+        assert!(running > 2, "{running} lists of running transactions");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

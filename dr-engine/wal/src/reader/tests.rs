@@ -248,7 +248,7 @@ fn no_bytes_make_it_panic() {
         // Often a list that begins well.
         bytes[24..].iter_mut().take(2).for_each(|byte| *byte %= 40);
         let major = 14 + round % 5;
-        if let Ok((blocks, data)) = record::blocks_and_data(&bytes, major) {
+        if let Ok(parts) = record::parts(&bytes, major) {
             let record = Record {
                 lsn: Lsn(1),
                 end: Lsn(2),
@@ -257,10 +257,18 @@ fn no_bytes_make_it_panic() {
                 xid: 1,
                 info: bytes[16],
                 manager: Manager(bytes[17] % 24),
-                blocks,
-                data,
+                blocks: parts.blocks,
+                held: parts.held,
+                data: parts.data,
             };
             let _ = crate::Summary::default().add(&record, major);
+            let _ = crate::Running::of(&record);
+            let layout = crate::Layout::new([(4, 4), (-1, 4), (8, 8)]);
+            let _ = crate::row_changes(&record, &mut |_, change| {
+                if let Some(tuple) = change.written().and_then(|written| written.tuple(8192)) {
+                    let _ = layout.value(&tuple, 2);
+                }
+            });
         }
     }
 }
