@@ -11,6 +11,7 @@
 //! call, [`push_ready`] and [`check`], takes as long as there is to do.
 
 mod ahead;
+mod along;
 mod check;
 mod fetch;
 mod identity;
@@ -25,6 +26,7 @@ use std::time::Duration;
 use crate::BackupError;
 
 pub use ahead::{Ahead, Recovery, Spool, fetch_ahead};
+pub use along::{Along, EachRecord, read_along};
 pub use check::{RecordsFound, WalCheck, WalGap, WalStretch, check};
 pub use dr_store::WalPut;
 pub use fetch::{Fetched, fetch};

@@ -17,7 +17,7 @@ pub enum InvalidTarget {
     /// Nothing that is known.
     #[error(
         "`{0}` is no target: give `latest`, a time like 2026-11-23T14:03:21Z, an LSN like 0/3000028, \
-         a transaction like xid:7391, a name given with pg_create_restore_point like name:before-import, \
+         a transaction like xid:7391, the moment before it like before:7391, a name given with pg_create_restore_point like name:before-import, \
          or a restore point id (rp-…)"
     )]
     Unknown(String),
@@ -35,6 +35,9 @@ pub enum Target {
     Lsn(Lsn),
     /// Includes this transaction and what ended before it (`recovery_target_xid`).
     Transaction(u32),
+    /// What had ended before this transaction did, and not the transaction
+    /// (`recovery_target_inclusive = off`).
+    Before(u32),
     /// The restore point that was named so in the server (`recovery_target_name`).
     Named(String),
     /// The state a restore point holds by itself.
@@ -42,6 +45,7 @@ pub enum Target {
 }
 
 const XID_PREFIX: &str = "xid:";
+const BEFORE_PREFIX: &str = "before:";
 const NAME_PREFIX: &str = "name:";
 
 impl FromStr for Target {
@@ -56,12 +60,18 @@ impl FromStr for Target {
                 .map(Self::RestorePoint)
                 .map_err(|_| InvalidTarget::Unknown(value.to_owned()));
         }
-        if let Some(xid) = value.strip_prefix(XID_PREFIX) {
+        let transaction = |text: &str| {
             // The server's functions tell 64 bits, of which the log has the lower half.
-            let number = xid.parse::<u64>().map(|number| number & 0xFFFF_FFFF);
-            return number
-                .map(|number| Self::Transaction(u32::try_from(number).unwrap_or_default()))
-                .map_err(|_| InvalidTarget::Unknown(value.to_owned()));
+            let number = text.parse::<u64>().map(|number| number & 0xFFFF_FFFF);
+            number
+                .map(|number| u32::try_from(number).unwrap_or_default())
+                .map_err(|_| InvalidTarget::Unknown(value.to_owned()))
+        };
+        if let Some(xid) = value.strip_prefix(XID_PREFIX) {
+            return transaction(xid).map(Self::Transaction);
+        }
+        if let Some(xid) = value.strip_prefix(BEFORE_PREFIX) {
+            return transaction(xid).map(Self::Before);
         }
         if let Some(name) = value
             .strip_prefix(NAME_PREFIX)
@@ -90,6 +100,7 @@ impl fmt::Display for Target {
             Self::Time(time) => f.write_str(&time.to_rfc3339()),
             Self::Lsn(lsn) => lsn.fmt(f),
             Self::Transaction(xid) => write!(f, "{XID_PREFIX}{xid}"),
+            Self::Before(xid) => write!(f, "{BEFORE_PREFIX}{xid}"),
             Self::Named(name) => write!(f, "{NAME_PREFIX}{name}"),
             Self::RestorePoint(id) => id.fmt(f),
         }
@@ -128,10 +139,20 @@ mod tests {
         ));
         assert_eq!("xid:7391".parse(), Ok(Target::Transaction(7391)));
         assert_eq!("xid:4294974687".parse(), Ok(Target::Transaction(7391)));
+        assert_eq!("before:7391".parse(), Ok(Target::Before(7391)));
+        assert_eq!("before:4294974687".parse(), Ok(Target::Before(7391)));
+        assert_eq!(Target::Before(7391).to_string(), "before:7391");
         let named = Target::Named("before the import".to_owned());
         assert_eq!("name:before the import".parse(), Ok(named.clone()));
         assert_eq!(named.to_string(), "name:before the import");
-        for other in ["xid:", "xid:abc", "xid:-1", "name:"] {
+        for other in [
+            "xid:",
+            "xid:abc",
+            "xid:-1",
+            "name:",
+            "before:",
+            "before:xid:1",
+        ] {
             assert!(other.parse::<Target>().is_err(), "{other}");
         }
         assert!(matches!(

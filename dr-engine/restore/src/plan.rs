@@ -240,6 +240,7 @@ async fn at_record(
     };
     let at = RestoreRequest {
         target: Target::Lsn(moment.lsn),
+        exclusive: request.exclusive || matches!(request.target, Target::Before(_)),
         ..request.clone()
     };
     let mut plan = choose::cluster(&at, &stored, asked.as_ref())?;

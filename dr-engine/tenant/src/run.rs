@@ -281,7 +281,7 @@ fn folder_moment(execution: &Execution) -> Result<DateTime<Utc>, TenantError> {
                 })?;
             Ok(point.map_or(execution.plan.live_read_at, |stored| stored.point.moment))
         }
-        Target::Lsn(_) | Target::Transaction(_) | Target::Named(_) => {
+        Target::Lsn(_) | Target::Transaction(_) | Target::Before(_) | Target::Named(_) => {
             Ok(last_commit_time.unwrap_or(execution.plan.live_read_at))
         }
     }

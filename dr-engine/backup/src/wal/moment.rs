@@ -122,7 +122,7 @@ impl Search {
 }
 
 /// A segment, whole or as far as it was streamed.
-fn body_of(
+pub(super) fn body_of(
     repository: &Repository,
     workload: &WorkloadName,
     name: &WalFileName,

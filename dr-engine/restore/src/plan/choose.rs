@@ -181,9 +181,11 @@ pub(super) fn may_lie_behind_the_archive(request: &RestoreRequest, stored: &Stor
         return false;
     };
     match &request.target {
-        Target::Latest | Target::RestorePoint(_) | Target::Transaction(_) | Target::Named(_) => {
-            false
-        }
+        Target::Latest
+        | Target::RestorePoint(_)
+        | Target::Transaction(_)
+        | Target::Before(_)
+        | Target::Named(_) => false,
         Target::Time(time) => {
             let time = time.to_utc();
             time + ARRIVAL_MARGIN > arrived
@@ -206,7 +208,7 @@ pub(super) fn simple(
     let point = match &request.target {
         Target::Latest => newest,
         Target::RestorePoint(id) => by_id(stored, id)?,
-        Target::Lsn(_) | Target::Transaction(_) | Target::Named(_) => {
+        Target::Lsn(_) | Target::Transaction(_) | Target::Before(_) | Target::Named(_) => {
             return Err(RestoreError::WrongTarget {
                 workload: stored.workload.clone(),
                 kind: kind_of(newest).to_owned(),
@@ -310,14 +312,16 @@ pub(super) fn cluster(
         Target::Time(time) => at_time(request, stored, timeline, time.to_utc(), asked),
         Target::Lsn(lsn) => at_lsn(request, stored, timeline, *lsn, asked),
         // Whoever plans has looked for them.
-        Target::Transaction(_) | Target::Named(_) => Err(not_found(request, stored, asked, &[])),
+        Target::Transaction(_) | Target::Before(_) | Target::Named(_) => {
+            Err(not_found(request, stored, asked, &[]))
+        }
     }
 }
 
 /// What is looked for in the records of the WAL, and on which timeline; `None` for other targets.
 pub(super) fn wanted(request: &RestoreRequest, stored: &Stored) -> Option<(Wanted, Timeline)> {
     let wanted = match &request.target {
-        Target::Transaction(xid) => Wanted::Transaction(*xid),
+        Target::Transaction(xid) | Target::Before(xid) => Wanted::Transaction(*xid),
         Target::Named(name) => Wanted::Named(name.clone()),
         _ => return None,
     };

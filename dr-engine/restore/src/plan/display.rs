@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use dr_model::Target;
+
 use super::{PlannedSource, PostgresPlan, RecoveryEnd, RestorePlan};
 
 impl fmt::Display for RestorePlan {
@@ -11,9 +13,10 @@ impl fmt::Display for RestorePlan {
             "restore `{}` to {}{}",
             self.workload,
             self.target,
-            match self.exclusive {
-                true => " (just before it)",
-                false => "",
+            match (self.exclusive, &self.target) {
+                // Who asks for it needs not be told.
+                (false, _) | (_, Target::Before(_)) => "",
+                (true, _) => " (just before it)",
             }
         )?;
         writeln!(
