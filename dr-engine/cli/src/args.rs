@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use chrono::{DateTime, Utc};
 use clap::{Args, Parser, Subcommand};
 
 /// Disaster recovery for multi-tenant ERP platforms: tiered backups that run unattended, one tenant
@@ -21,7 +22,8 @@ pub(crate) struct Arguments {
 
 const AFTER_HELP: &str = "\
 TARGET is `latest`, a time with its offset (2026-11-23T14:03:21Z), an LSN (0/3000028), a transaction
-(xid:7391), a name given with pg_create_restore_point (name:before-import) or a restore point id (rp-...).
+(xid:7391), the moment before it (before:7391), a name given with pg_create_restore_point
+(name:before-import) or a restore point id (rp-...).
 
 Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 done but an objective was missed.
 `dr wal push` and `dr wal fetch` answer PostgreSQL in its own codes, see their --help.";
@@ -44,7 +46,7 @@ pub(crate) enum Command {
     Wal(WalCommand),
     /// Restores a workload to a moment.
     Restore(RestoreArgs),
-    /// Restores one tenant, and takes that back.
+    /// Tells what happened to one tenant, restores it, and takes that back.
     #[command(subcommand)]
     Tenant(TenantCommand),
     /// Runs game days and writes their reports.
@@ -290,6 +292,8 @@ pub(crate) enum TenantCommand {
         #[arg(long, conflicts_with = "yaml")]
         rows: bool,
     },
+    /// Lists the transactions that touched one tenant's rows, to find the moment before a mistake.
+    Timeline(TenantTimelineArgs),
     /// Puts one tenant back to a moment; all others keep working.
     Restore(TenantRestoreArgs),
     /// Takes a tenant restore back.
@@ -306,6 +310,32 @@ pub(crate) enum TenantCommand {
         #[arg(long)]
         yes: bool,
     },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TenantTimelineArgs {
+    /// The tenant: its name, or id:VALUE.
+    pub(crate) tenant: String,
+    /// The workload; may be left out when one workload holds the tenant.
+    #[arg(long)]
+    pub(crate) workload: Option<String>,
+    /// The beginning of the window; an hour before its end when left out.
+    #[arg(long, value_name = "TIME", value_parser = moment)]
+    pub(crate) from: Option<DateTime<Utc>>,
+    /// The end of the window; now when left out.
+    #[arg(long, value_name = "TIME", value_parser = moment)]
+    pub(crate) to: Option<DateTime<Utc>>,
+}
+
+/// A time with its offset.
+fn moment(text: &str) -> Result<DateTime<Utc>, String> {
+    match text.parse() {
+        Ok(dr_model::Target::Time(time)) => Ok(time.to_utc()),
+        Err(error @ dr_model::InvalidTarget::NoOffset(_)) => Err(error.to_string()),
+        _ => Err(format!(
+            "`{text}` is no time: write it like 2026-11-23T14:03:21Z"
+        )),
+    }
 }
 
 #[derive(Debug, Args)]

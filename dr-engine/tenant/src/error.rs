@@ -14,6 +14,12 @@ pub enum TenantError {
     /// The tenant's present state could not be stored.
     #[error("the tenant's present state could not be stored; nothing was changed")]
     Backup(#[source] dr_backup::BackupError),
+    /// What the log says of a window cannot be read.
+    #[error("the WAL of the window cannot be read")]
+    Wal(#[source] dr_backup::BackupError),
+    /// What is asked for cannot be.
+    #[error("{0}")]
+    Window(String),
     /// The repository did not take or give something.
     #[error("{action} in the repository failed")]
     Store {
@@ -194,6 +200,7 @@ impl TenantError {
             | Self::UnknownTenant { .. }
             | Self::AmbiguousTenant { .. }
             | Self::UnknownMode(_)
+            | Self::Window(_)
             | Self::NotYet(_) => true,
             _ => false,
         }
@@ -206,6 +213,10 @@ impl TenantError {
             Self::Installation(source) => source.hint(),
             Self::Restore(source) => source.hint(),
             Self::Backup(source) => source.hint(),
+            Self::Wal(source) => source.hint().or_else(|| {
+                let hint = "choose a window that lies wholly before or behind it with --from and --to";
+                Some(hint.to_owned())
+            }),
             Self::Unclassified { yaml, .. } => {
                 Some(format!("add to the workload in dr.yaml, choosing a class for each:\n{yaml}"))
             }

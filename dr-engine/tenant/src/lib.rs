@@ -49,6 +49,7 @@ mod run;
 mod slice;
 mod sql;
 mod tenants;
+mod timeline;
 mod undo;
 mod wal_count;
 mod work;
@@ -61,3 +62,7 @@ pub use plan::{FolderPlan, Mode, Purpose, Sample, TablePlan, Tenant, TenantPlan,
 pub use report::{FolderResult, ProofLine, ProofOutcome, TableResult, TenantRestoreReport};
 pub use row_counts::{Disagreement, RowCounts, TableRows};
 pub use run::{Prepared, PreparedUndo, prepare, prepare_undo};
+pub use timeline::{
+    HeldRows, LostFile, LostRows, TableTouched, TimelineReport, TimelineRequest,
+    TimelineTransaction, Touched, Unattributed, timeline,
+};

@@ -70,7 +70,7 @@ impl Ownership<'_> {
     }
 
     /// What a tenant column of this kind holds for the tenant.
-    fn id(&self, other: Option<&String>) -> Option<&str> {
+    pub(crate) fn id(&self, other: Option<&String>) -> Option<&str> {
         match other {
             None => Some(&self.tenant.id),
             Some(name) => self.tenant.others.get(name).map(String::as_str),

@@ -1,5 +1,7 @@
 //! `dr tenant`.
 
+mod timeline;
+
 use dr_config::WorkloadSource;
 use dr_installation::Installation;
 use dr_model::WorkloadName;
@@ -23,6 +25,7 @@ pub(crate) async fn run(context: &Context, command: TenantCommand) -> Result<u8,
             let view = MapView { yaml, check, rows };
             map(context, &workload, tenant.as_deref(), view).await
         }
+        TenantCommand::Timeline(arguments) => timeline::run(context, &arguments).await,
         TenantCommand::Restore(arguments) => restore(context, &arguments).await,
         TenantCommand::Undo {
             restore,
