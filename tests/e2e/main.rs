@@ -18,4 +18,5 @@ mod judge;
 mod new_host;
 mod public_schemas;
 mod tenant_restore;
+mod timeline;
 mod withheld_segment;
