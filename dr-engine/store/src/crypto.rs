@@ -16,6 +16,7 @@ mod opener;
 mod passphrase;
 mod recovery;
 mod seal;
+mod sign;
 
 pub use command::KeyCommand;
 pub(crate) use command::WRAPPED_BYTES_MAX;
@@ -23,6 +24,7 @@ pub use opener::{NewSlot, RepositoryKey, SlotKind, new_age_identity};
 pub(crate) use opener::{SlotData, SlotRefused};
 pub(crate) use passphrase::Stretching;
 pub(crate) use seal::{FrameContext, ObjectSeal, TAG_BYTES};
+pub use sign::Signature;
 
 use aws_lc_rs::{constant_time, digest, hkdf, hmac};
 use zeroize::Zeroizing;

@@ -43,7 +43,7 @@ pub use backend::{
 };
 pub use check::{CheckOptions, CheckProblem, CheckReport};
 pub use chunk::Cutting;
-pub use crypto::{KeyCommand, NewSlot, RepositoryKey, SlotKind, new_age_identity};
+pub use crypto::{KeyCommand, NewSlot, RepositoryKey, Signature, SlotKind, new_age_identity};
 pub use error::StoreError;
 pub use format::tree::{EntryKind, EntryMeta, TreeEntry};
 pub use prune::{

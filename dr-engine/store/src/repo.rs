@@ -20,6 +20,7 @@ pub(crate) mod reader;
 mod records;
 mod repair;
 pub(crate) mod session;
+mod signing;
 mod sync;
 pub(crate) mod tail;
 pub(crate) mod verify;
