@@ -12,20 +12,20 @@ use crate::harness::{
     assert_foreign_keys_hold, differences, folder_state, foreign_key_violations, rows_of,
 };
 
-type Folder = BTreeMap<String, String>;
+pub(crate) type Folder = BTreeMap<String, String>;
 
 /// A world with one tenant in the middle of the list, its state at the target, and the mistake made.
-struct Scene {
-    world: World,
-    victim: String,
-    name: String,
-    target: String,
-    rows_then: Rows,
-    folder_then: Folder,
+pub(crate) struct Scene {
+    pub(crate) world: World,
+    pub(crate) victim: String,
+    pub(crate) name: String,
+    pub(crate) target: String,
+    pub(crate) rows_then: Rows,
+    pub(crate) folder_then: Folder,
 }
 
 impl Scene {
-    fn new(name: &'static str, schema: &'static Schema) -> Self {
+    pub(crate) fn new(name: &'static str, schema: &'static Schema) -> Self {
         let world = World::protected(&Options::new(name, schema));
         let (victim, name) = world.tenants()[2].clone();
         // A change after the backup and before the target: the target is not the backup.
@@ -49,7 +49,7 @@ impl Scene {
         }
     }
 
-    fn mistake(&self) {
+    pub(crate) fn mistake(&self) {
         for statement in self.world.schema.mistake {
             self.world
                 .cluster
@@ -63,11 +63,11 @@ impl Scene {
         self.world.account.own(&folder);
     }
 
-    fn rows(&self) -> Rows {
+    pub(crate) fn rows(&self) -> Rows {
         rows_of(&self.world.cluster, self.world.schema, &self.victim)
     }
 
-    fn folder(&self) -> Folder {
+    pub(crate) fn folder(&self) -> Folder {
         folder_state(&self.world.path("config").join(&self.name))
     }
 
@@ -91,7 +91,7 @@ impl Scene {
     }
 
     #[track_caller]
-    fn assert_as_at_the_target(&self, when: &str) {
+    pub(crate) fn assert_as_at_the_target(&self, when: &str) {
         let found = differences(&self.rows_then, &self.rows());
         assert!(found.is_empty(), "{when}: {found:#?}");
         assert_eq!(self.folder(), self.folder_then, "{when}");

@@ -14,3 +14,4 @@ mod kill;
 mod power_cut;
 mod scene;
 mod stream_kills;
+mod tenant_kills;

@@ -295,7 +295,29 @@ pub(crate) enum TenantCommand {
     /// Lists the transactions that touched one tenant's rows, to find the moment before a mistake.
     Timeline(TenantTimelineArgs),
     /// Puts one tenant back to a moment; all others keep working.
-    Restore(TenantRestoreArgs),
+    Restore(Box<TenantRestoreArgs>),
+    /// Lists what was done to the tenants of a workload, and what became of it.
+    History {
+        /// The workload; may be left out when one workload holds tenants' rows.
+        workload: Option<String>,
+    },
+    /// Writes the signed certificate of a tenant restore or an undo: a JSON and an HTML file.
+    Certificate {
+        /// The tenant restore's id, as printed by it.
+        restore: dr_model::TenantRestoreId,
+        /// The folder for the two files.
+        #[arg(long, value_name = "DIR", default_value = ".")]
+        out: PathBuf,
+    },
+    /// Tells whether a certificate is as it was signed, and by whom.
+    VerifyCertificate {
+        /// The JSON or the HTML file.
+        file: PathBuf,
+        /// The public key it has to be signed under, in hexadecimal. Without it the repositories of the
+        /// configuration are asked.
+        #[arg(long, value_name = "KEY")]
+        key: Option<String>,
+    },
     /// Takes a tenant restore back.
     Undo {
         /// The tenant restore's id, as printed by it.
@@ -348,12 +370,30 @@ pub(crate) struct TenantRestoreArgs {
     /// The moment.
     #[arg(long, value_name = "TARGET")]
     pub(crate) to: dr_model::Target,
-    /// replace: as it was; missing: only what is gone comes back; export: into files, and nothing is changed.
+    /// replace: as it was; missing: only what is gone comes back; export: into files; clone: into a new database
+    /// of the same server. The last two change nothing.
     #[arg(long, default_value = "replace")]
     pub(crate) mode: String,
+    /// Only these tables: `schema.table`, `table`, or with `*`; several with commas.
+    #[arg(long, value_name = "TABLES")]
+    pub(crate) tables: Vec<String>,
+    /// Only rows for which this holds, as they were or as they are: `TABLE: CONDITION` in SQL, as
+    /// `invoice: invoice_no >= 4711`. Can be given once for each table.
+    #[arg(long = "where", value_name = "TABLE: CONDITION")]
+    pub(crate) conditions: Vec<String>,
+    /// When rows of others refer to rows that were not there at the target: abort, and write nothing; keep, and
+    /// leave the rows they refer to.
+    #[arg(long, default_value = "abort", value_parser = ["abort", "keep"])]
+    pub(crate) on_conflict: String,
     /// With `--mode export`: the folder, which must not be there.
     #[arg(long, value_name = "DIR", required_if_eq("mode", "export"))]
     pub(crate) into: Option<PathBuf>,
+    /// With `--mode clone`: the database, which must not be there.
+    #[arg(long, value_name = "NAME", required_if_eq("mode", "clone"))]
+    pub(crate) into_database: Option<String>,
+    /// With `--mode clone`: the tenant's id in the new database.
+    #[arg(long = "as", value_name = "ID", requires = "into_database")]
+    pub(crate) as_id: Option<String>,
     /// Shows what would change and ends. Nothing is written to production.
     #[arg(long)]
     pub(crate) preview: bool,

@@ -343,6 +343,45 @@ pub struct TenancyConfig {
     /// For folders: a glob with `{name}` or `{id}` in it, relative to the workload's path.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
+    /// What runs before and after a tenant's restore or its undo.
+    #[serde(default, skip_serializing_if = "TenantHooks::is_empty")]
+    pub hooks: TenantHooks,
+}
+
+/// What runs around writing to a tenant, in order. A preview runs none of it.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TenantHooks {
+    /// First, to keep the tenant's users out. When one fails, nothing is changed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub before: Vec<TenantHook>,
+    /// After the commit, with the keys of the rows that were written: to bring search indexes and caches up to
+    /// date.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub changed: Vec<TenantHook>,
+    /// Last, however it ended, once `before` was begun: to let the users in again.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub after: Vec<TenantHook>,
+}
+
+impl TenantHooks {
+    /// Whether nothing runs.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.before.is_empty() && self.changed.is_empty() && self.after.is_empty()
+    }
+}
+
+/// One thing that runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TenantHook {
+    /// Statements for the tenant's database, in one transaction; `{id}`, `{name}` and `{restore}` become quoted
+    /// literals. In `changed`, a temporary table `dr_changed (relation text, change text, key jsonb)` is there.
+    Sql(String),
+    /// A program and its arguments, without a shell. It finds the tenant in its environment; in `changed`, the
+    /// rows are on its standard input, a line of JSON each.
+    Command(Vec<String>),
 }
 
 /// One name or several.

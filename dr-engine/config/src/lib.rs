@@ -33,7 +33,7 @@ pub use drill::{
 pub use engine::{
     BaseBackupBy, DirectBy, EngineFile, FilesSource, Names, NatsSource, OtherId, Polymorphic,
     PostgresSource, PruneSchedule, RepositoryConfig, StreamConfig, TenancyConfig, TenancyModel,
-    TenantTable, ViaBy, WorkloadConfig, WorkloadSource,
+    TenantHook, TenantHooks, TenantTable, ViaBy, WorkloadConfig, WorkloadSource,
 };
 pub use error::ConfigError;
 pub use key_source::{ChosenKey, KeyCommandSource, KeySource};

@@ -12,6 +12,7 @@
     allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)
 )]
 
+pub mod certificate;
 mod drill;
 pub mod html;
 mod quarter;

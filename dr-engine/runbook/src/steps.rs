@@ -14,7 +14,7 @@ use dr_config::{
 use dr_installation::Installation;
 use dr_model::{Position, Progress, RestorePoint, Target, WorkloadName};
 use dr_sources::postgres::ConnectOptions;
-use dr_tenant::{Mode, TenantRequest};
+use dr_tenant::{Filter, Mode, OnConflict, TenantRequest};
 use sqlx::AssertSqlSafe;
 use tokio_util::sync::CancellationToken;
 
@@ -157,6 +157,9 @@ impl Bench<'_> {
             workload: Some(step.workload.clone()),
             target: step.to.parse().map_err(StepFailure::of)?,
             mode: Mode::Replace,
+            filter: Filter::default(),
+            on_conflict: OnConflict::Abort,
+            by: Some("a runbook".to_owned()),
         };
         let prepared = dr_tenant::prepare(
             self.installation,

@@ -411,6 +411,21 @@ fn take_over(slice: &SliceTable) -> String {
     )
 }
 
+/// How many rows of a table are the tenant's.
+pub(crate) async fn count(
+    session: &mut PgConnection,
+    owner: &Ownership<'_>,
+    table: &SliceTable,
+) -> Result<u64, TenantError> {
+    let query = format!(
+        "select count(*) from {} t where {}",
+        table.from(),
+        owner.condition(&table.class, "t")
+    );
+    let what = format!("counting the tenant's rows of {}", table.table);
+    Ok(sql::count(sql::value::<i64>(session, &query, &what).await?))
+}
+
 /// The tenant must have exactly the planned rows everywhere, or somebody is writing for it.
 async fn count_rows(
     live: &mut PgConnection,
@@ -420,23 +435,21 @@ async fn count_rows(
     let mut other = Vec::new();
     for changes in &set.tables {
         let slice = &changes.slice;
-        let query = format!(
-            "select count(*) from {} t where {}",
-            slice.from(),
-            owner.condition(&slice.class, "t")
-        );
-        let rows: i64 = sql::value(
-            live,
-            &query,
-            format!("counting the tenant's rows of {}", slice.table),
-        )
-        .await?;
-        if sql::count(rows) != changes.rows_after {
-            other.push(format!(
+        let rows = count(live, owner, slice).await?;
+        if rows == changes.rows_after {
+            continue;
+        }
+        other.push(match changes.left_out {
+            false => format!(
                 "{}: {} rows planned, {rows} found",
                 slice.table, changes.rows_after
-            ));
-        }
+            ),
+            true => format!(
+                "{}: is not restored, and {} of its rows would be the tenant's instead of {}, for they are so \
+                 through the restored ones: restore it too",
+                slice.table, rows, changes.rows_after
+            ),
+        });
     }
     if other.is_empty() {
         Ok(())

@@ -53,6 +53,10 @@ pub(crate) struct TableChanges {
     pub(crate) rows_before: u64,
     /// The tenant's rows afterwards.
     pub(crate) rows_after: u64,
+    /// Not restored; here because its rows belong to the tenant through those of other tables, and must do so
+    /// afterwards.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) left_out: bool,
     /// What [`crate::contents`] made of the tenant's rows when they were compared, where nothing may have changed
     /// since.
     #[serde(skip)]

@@ -36,7 +36,7 @@ fn changes_of<'a>(
         .copied()
 }
 
-fn from(rows: &CatalogRows, oid: Oid) -> Option<String> {
+pub(crate) fn from(rows: &CatalogRows, oid: Oid) -> Option<String> {
     let relation = rows.relation(oid)?;
     let name = sql::table(&relation.name);
     Some(if relation.kind == 'p' {
@@ -46,7 +46,7 @@ fn from(rows: &CatalogRows, oid: Oid) -> Option<String> {
     })
 }
 
-fn places(slice: &SliceTable, names: &[String]) -> Option<Vec<usize>> {
+pub(crate) fn places(slice: &SliceTable, names: &[String]) -> Option<Vec<usize>> {
     names.iter().map(|name| slice.place_of(name)).collect()
 }
 
@@ -57,7 +57,7 @@ fn numbered(side: &str, places: &[usize]) -> Vec<String> {
         .collect()
 }
 
-fn texts(alias: &str, columns: &[String]) -> String {
+pub(crate) fn texts(alias: &str, columns: &[String]) -> String {
     let values: Vec<String> = columns
         .iter()
         .map(|name| format!("coalesce({alias}.{}::text, 'null')", ident(name)))
@@ -65,7 +65,7 @@ fn texts(alias: &str, columns: &[String]) -> String {
     format!("concat_ws(', ', {})", values.join(", "))
 }
 
-fn all_present(alias: &str, columns: &[String]) -> String {
+pub(crate) fn all_present(alias: &str, columns: &[String]) -> String {
     let tests: Vec<String> = columns
         .iter()
         .map(|name| format!("{alias}.{} is not null", ident(name)))

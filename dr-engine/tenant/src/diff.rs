@@ -13,7 +13,7 @@ use sqlx::postgres::PgConnection;
 use crate::TenantError;
 use crate::changes::{Counts, Direction, TableChanges};
 use crate::plan::{Mode, Sample, TablePlan};
-use crate::slice::{Ownership, SliceTable, numbered_record};
+use crate::slice::{Cast, Ownership, SliceTable, numbered_record};
 use crate::sql::{self, CopyFormat, literal};
 
 /// The schema in the scratch database.
@@ -51,6 +51,41 @@ fn shape(table: &SliceTable, alias: &str) -> String {
         })
         .collect::<Vec<_>>()
         .join(", ")
+}
+
+/// Values that would not survive the cast to the type that their column has by now.
+pub(crate) async fn lost_by_casts(
+    scratch: &mut PgConnection,
+    owner: &Ownership<'_>,
+    table: &SliceTable,
+) -> Result<Vec<String>, TenantError> {
+    let mut lost = Vec::new();
+    for column in &table.columns {
+        let Some(Cast { from, to, numbers }) = &column.cast else {
+            continue;
+        };
+        let name = sql::ident(&column.name);
+        let text = if *numbers { "" } else { "::text" };
+        let query = format!(
+            "select count(*) from {} t where {} and t.{name}::{to}::{from}{text} is distinct from t.{name}{text}",
+            table.from(),
+            owner.condition(&table.class, "t")
+        );
+        let what = format!("casting {}.{}", table.table, column.name);
+        let why = match sql::value::<i64>(scratch, &query, &what).await {
+            Ok(0) => continue,
+            Ok(values) => format!("{values} values of the tenant would be others"),
+            Err(TenantError::Sql { source, .. }) if source.as_database_error().is_some() => {
+                source.to_string()
+            }
+            Err(error) => return Err(error),
+        };
+        lost.push(format!(
+            "{}.{} was {from} at the target and is {to} now: {why}",
+            table.table, column.name
+        ));
+    }
+    Ok(lost)
 }
 
 /// Cuts the tenant's rows out of the scratch database.
@@ -164,19 +199,69 @@ fn difference(table: &SliceTable) -> String {
     )
 }
 
+/// A condition on a row whose columns are called `c0…`, or `o0…`, or `n0…`, in `alias`.
+fn holds_of(table: &SliceTable, condition: &str, alias: &str, prefix: &str) -> String {
+    let columns = table
+        .places(|column| column.common)
+        .into_iter()
+        .map(|place| {
+            format!(
+                "{alias}.{prefix}{place} as {}",
+                sql::ident(table.name_at(place))
+            )
+        });
+    format!(
+        "exists (select from (select {}) {} where (\n{condition}\n))",
+        columns.collect::<Vec<_>>().join(", "),
+        sql::ident(&table.table.name)
+    )
+}
+
+/// Whether a condition can be asked of a table, before anything is compared.
+pub(crate) async fn try_condition(
+    scratch: &mut PgConnection,
+    table: &SliceTable,
+    condition: &str,
+) -> Result<(), TenantError> {
+    let columns = shape(table, "t");
+    let query = format!(
+        "select count(*) from (select {columns} from {} t limit 0) s where {}",
+        table.from(),
+        holds_of(table, condition, "s", "c")
+    );
+    let what = format!("reading the condition on {}", table.table);
+    sql::value::<i64>(scratch, &query, &what).await.map(drop)
+}
+
+/// Which changes are kept.
+fn kept(table: &SliceTable, mode: Mode, condition: Option<&str>) -> String {
+    let mut all = Vec::new();
+    if mode == Mode::Missing {
+        all.push("op = 'I'".to_owned());
+    }
+    if let Some(condition) = condition {
+        let (old, new) = (
+            holds_of(table, condition, "d", "o"),
+            holds_of(table, condition, "d", "n"),
+        );
+        all.push(format!("((op <> 'I' and {old}) or (op <> 'D' and {new}))"));
+    }
+    match all.is_empty() {
+        true => String::new(),
+        false => format!(" where {}", all.join(" and ")),
+    }
+}
+
 /// Compares one table and keeps the difference in `change_N`.
 pub(crate) async fn compare(
     scratch: &mut PgConnection,
     table: SliceTable,
     mode: Mode,
+    condition: Option<&str>,
 ) -> Result<(TableChanges, TablePlan), TenantError> {
     let number = table.number;
     let action = || format!("comparing the tenant's rows of {}", table.table);
-    let only = if mode == Mode::Missing {
-        " where op = 'I'"
-    } else {
-        ""
-    };
+    let only = kept(&table, mode, condition);
     let create = format!(
         "analyze {SCHEMA}.live_{number}; analyze {SCHEMA}.then_{number}; \
          create unlogged table {SCHEMA}.change_{number} as select * from ({}) d{only}",
@@ -229,6 +314,7 @@ pub(crate) async fn compare(
             changed,
             rows_before: rows_now,
             rows_after,
+            left_out: false,
             sum_before: None,
         },
         plan,
@@ -356,6 +442,29 @@ pub(crate) struct Remaining {
     pub(crate) rows: u64,
 }
 
+/// The SHA-256 over the rows of `after_N`, whatever their order. In two steps, so that no value is large:
+/// rows whose own sums begin alike are put together first.
+pub(crate) async fn checksum(
+    scratch: &mut PgConnection,
+    table: &SliceTable,
+    condition: Option<&str>,
+) -> Result<String, TenantError> {
+    let common = table.places(|column| column.common);
+    let image = format!("{}::text", numbered_record("s", "c", &common));
+    let query = format!(
+        "select encode(sha256(coalesce(string_agg(sum, ''::bytea order by head), ''::bytea)), 'hex') from \
+           (select substr(sum, 1, 2) as head, sha256(string_agg(sum, ''::bytea order by sum)) as sum from \
+             (select sha256(convert_to({image}, 'UTF8')) as sum from {SCHEMA}.after_{} s where {}) rows \
+           group by substr(sum, 1, 2)) heads",
+        table.number,
+        condition.map_or("true".to_owned(), |condition| holds_of(
+            table, condition, "s", "c"
+        ))
+    );
+    let what = format!("summing the tenant's rows of {}", table.table);
+    sql::value(scratch, &query, &what).await
+}
+
 /// Reads the tenant's rows of a table again and compares them with the target. A row that differs and
 /// was written by a later transaction than ours (`xid`) is somebody's new work, not our fault.
 pub(crate) async fn compare_again(
@@ -365,6 +474,7 @@ pub(crate) async fn compare_again(
     table: &SliceTable,
     xid: u32,
     mode: Mode,
+    condition: Option<&str>,
 ) -> Result<Remaining, TenantError> {
     let number = table.number;
     let shape = shape(table, "t");
@@ -411,16 +521,21 @@ pub(crate) async fn compare_again(
     };
     // In mode `missing` more rows than at the target are as they must be, and rows keep later changes: but
     // every row of the target must be there.
+    let meant = |alias: &str| match condition {
+        None => "true".to_owned(),
+        Some(condition) => holds_of(table, condition, alias, "c"),
+    };
+    let (then, now) = (meant("t"), meant("a"));
     let wrong = match mode {
-        Mode::Missing => format!("a.h is null and not {}", there("true")),
+        Mode::Missing => format!("a.h is null and {then} and not {}", there("true")),
         _ => format!(
-            "(a.h is null and not {}) or (t.h is null and not a.since)",
+            "(a.h is null and {then} and not {}) or (t.h is null and {now} and not a.since)",
             there("x.since")
         ),
     };
     let compared = format!(
         "select count(*) filter (where {wrong}), \
-           count(*) filter (where a.since and t.h is null), count(*) filter (where a.h) \
+           count(*) filter (where a.since and t.h is null and {now}), count(*) filter (where a.h and {now}) \
          from {} a full join {} t on a.image = t.image and a.copy = t.copy",
         numbered("after"),
         numbered("then")

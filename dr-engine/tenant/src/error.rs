@@ -132,6 +132,28 @@ pub enum TenantError {
     /// No such tenant restore.
     #[error("there is no tenant restore `{0}`")]
     UnknownRestore(TenantRestoreId),
+    /// There is nothing that a certificate could say.
+    #[error("tenant restore `{id}` has no certificate: {why}")]
+    NotCertified {
+        /// The restore.
+        id: TenantRestoreId,
+        /// Why.
+        why: String,
+    },
+    /// A document is not a certificate as it was signed.
+    #[error("the certificate is not genuine: {0}")]
+    NotGenuine(String),
+    /// What was to run first failed.
+    #[error("hook {hook} failed, so nothing was changed: {why}")]
+    Hook {
+        /// Which.
+        hook: String,
+        /// Why.
+        why: String,
+    },
+    /// What is to be restored of the tenant is not said in a form that can be understood.
+    #[error("what is to be restored is not clear: {0}")]
+    BadFilter(String),
     /// It cannot be undone.
     #[error("tenant restore `{id}` cannot be undone: {why}")]
     NotUndoable {
@@ -141,7 +163,7 @@ pub enum TenantError {
         why: String,
     },
     /// No such mode.
-    #[error("`{0}` is no mode: give replace or missing (export and clone are not there yet)")]
+    #[error("`{0}` is no mode: give replace, missing, export or clone")]
     UnknownMode(String),
     /// A mode or model that this version does not have.
     #[error("{0} is not there yet")]
@@ -200,6 +222,7 @@ impl TenantError {
             | Self::UnknownTenant { .. }
             | Self::AmbiguousTenant { .. }
             | Self::UnknownMode(_)
+            | Self::BadFilter(_)
             | Self::Window(_)
             | Self::NotYet(_) => true,
             _ => false,
@@ -229,8 +252,18 @@ impl TenantError {
                     .to_owned(),
             ),
             Self::Sql { source, .. } => sql_hint(source),
+            Self::NotCertified { id, .. } => Some(format!(
+                "`dr tenant history` says what became of it, `dr tenant undo {id} --preview` what it changed"
+            )),
+            Self::BadFilter(_) => Some(
+                "--tables takes names of tables, --where `TABLE: CONDITION`; `dr tenant map WORKLOAD` shows them"
+                    .to_owned(),
+            ),
+            Self::NotGenuine(_) => {
+                Some("ask who gave it to you for the file that `dr tenant certificate` wrote".to_owned())
+            }
             Self::OutcomeUnknown { id, .. } => Some(format!(
-                "compare the tenant with the preview; `dr tenant undo {id}` works if it was committed"
+                "`dr tenant history` asks the server once more; `dr tenant undo {id}` works if it was committed"
             )),
             _ => None,
         }

@@ -33,6 +33,8 @@ use crate::{TenantError, TenantPlan, TenantRestoreReport};
 #[derive(Debug)]
 pub(crate) struct Execution {
     pub(crate) installation: Installation,
+    /// Who asked for it.
+    pub(crate) by: Option<String>,
     pub(crate) repository: Repository,
     pub(crate) place: Place,
     pub(crate) id: TenantRestoreId,
@@ -83,6 +85,15 @@ pub(crate) fn root_of(
 }
 
 impl Execution {
+    /// The rows that it wrote.
+    pub(crate) fn written(&self) -> crate::hooks::Rows<'_> {
+        crate::hooks::Rows {
+            set: &self.set,
+            spool: &self.spool,
+            direction: self.direction,
+        }
+    }
+
     /// Carries it out up to the commit and the folders. Errors mean that nothing was changed.
     pub(crate) async fn run(&self, held: Option<Held>) -> Result<Done, TenantError> {
         if !self.plan.refused.is_empty() {
@@ -343,6 +354,7 @@ impl Execution {
             tenant: self.set.tenant.clone(),
             mode: self.set.mode,
             purpose: self.plan.purpose.clone(),
+            filter: self.plan.filter.clone(),
             started,
             finished: started,
             undo_point,
@@ -361,6 +373,9 @@ impl Execution {
                 .collect(),
             folders: Vec::new(),
             proof: Vec::new(),
+            content: Vec::new(),
+            by: self.by.clone(),
+            host: Some(host()),
             warnings: self.plan.warnings.clone(),
         }
     }
@@ -402,6 +417,13 @@ impl Execution {
             tracing::warn!(%error, id = %self.id, "the outcome of a tenant restore was not recorded");
         }
     }
+}
+
+fn host() -> String {
+    rustix::system::uname()
+        .nodename()
+        .to_string_lossy()
+        .into_owned()
 }
 
 fn folder_line(outcome: ProofOutcome, detail: &str) -> ProofLine {

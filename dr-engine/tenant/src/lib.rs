@@ -25,9 +25,11 @@
 
 mod apply;
 mod catalog;
+mod certificate;
 mod changes;
 mod checks;
 mod classify;
+mod clone;
 mod conflicts;
 mod contents;
 mod diff;
@@ -35,33 +37,46 @@ mod error;
 mod execute;
 mod export;
 mod fault;
+mod filter;
 mod folders;
+mod history;
 mod hold;
+mod hooks;
 mod map;
 mod mapping;
 mod plan;
 mod proof;
 mod record;
+mod referred;
 mod report;
 mod row_counts;
 mod rows;
 mod run;
 mod slice;
 mod sql;
+mod take_back;
 mod tenants;
 mod timeline;
 mod undo;
 mod wal_count;
 mod work;
 
+pub use certificate::{Certified, Verified, certificate, signer, verify};
+pub use clone::{CloneInto, Cloned, ClonedTable, clone};
 pub use error::TenantError;
 pub use export::{Export, ExportedColumn, ExportedTable, export};
+pub use filter::Filter;
+pub use history::{Became, Past, history};
 pub use map::{Case, Hop, MappedTable, TableClass, TableName, TenancyMap};
 pub use mapping::{list, map, row_counts};
 pub use plan::{FolderPlan, Mode, Purpose, Sample, TablePlan, Tenant, TenantPlan, TenantRequest};
-pub use report::{FolderResult, ProofLine, ProofOutcome, TableResult, TenantRestoreReport};
+pub use referred::OnConflict;
+pub use report::{
+    FolderResult, ProofLine, ProofOutcome, TableContent, TableResult, TenantRestoreReport,
+};
 pub use row_counts::{Disagreement, RowCounts, TableRows};
-pub use run::{Prepared, PreparedUndo, prepare, prepare_undo};
+pub use run::{Prepared, prepare};
+pub use take_back::{PreparedUndo, prepare_undo};
 pub use timeline::{
     HeldRows, LostFile, LostRows, TableTouched, TimelineReport, TimelineRequest,
     TimelineTransaction, Touched, Unattributed, timeline,

@@ -8,6 +8,8 @@ use dr_model::{Lsn, RestorePointId, Target, TenantRestoreId, WorkloadName};
 use serde::{Deserialize, Serialize};
 
 use crate::TenantError;
+use crate::filter::Filter;
+use crate::referred::OnConflict;
 
 /// One tenant, as the configured `tenants` query names it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -31,7 +33,7 @@ pub enum Mode {
     Missing,
     /// Into files ([`crate::export`]).
     Export,
-    /// Into a new database. Not there yet.
+    /// Into a new database ([`crate::clone`]).
     Clone,
 }
 
@@ -70,6 +72,12 @@ pub struct TenantRequest {
     pub target: Target,
     /// How much is put back.
     pub mode: Mode,
+    /// Which tables and rows; everything where nothing is said.
+    pub filter: Filter,
+    /// What becomes of rows that others refer to.
+    pub on_conflict: OnConflict,
+    /// Who asks for it, for the certificate.
+    pub by: Option<String>,
 }
 
 /// Whether rows go back to an earlier moment or a restore is taken back.
@@ -105,6 +113,12 @@ pub struct TenantPlan {
     pub mode: Mode,
     /// To which moment, or which restore is undone.
     pub purpose: Purpose,
+    /// What it is limited to.
+    #[serde(default, skip_serializing_if = "Filter::is_everything")]
+    pub filter: Filter,
+    /// What becomes of rows that others refer to.
+    #[serde(default)]
+    pub on_conflict: OnConflict,
     /// When the live rows were read.
     pub live_read_at: DateTime<Utc>,
     /// Every table that holds rows of tenants, also those without a difference.
@@ -254,6 +268,9 @@ impl fmt::Display for TenantPlan {
             self.mode,
             time(&self.live_read_at)
         )?;
+        for line in self.filter.lines() {
+            writeln!(f, "only {line}")?;
+        }
         writeln!(f)?;
         fmt_tables(&self.tables, f)?;
         for folder in &self.folders {

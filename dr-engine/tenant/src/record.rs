@@ -127,21 +127,28 @@ pub(crate) fn find(
     Err(TenantError::UnknownRestore(id.clone()))
 }
 
-/// The committed undo that took `id` back and was not itself taken back. Blocks.
-pub(crate) fn undone_by(
-    repository: &Repository,
-    id: &TenantRestoreId,
-) -> Result<Option<TenantRestoreId>, TenantError> {
+/// Every restore's record, the oldest first. Blocks.
+pub(crate) fn all(repository: &Repository) -> Result<Vec<Record>, TenantError> {
     let names = repository
         .list_records(KIND)
         .map_err(|source| TenantError::Store {
             action: "listing tenant restores".to_owned(),
             source,
         })?;
+    let mut records: Vec<Record> = Vec::new();
     for name in names.iter().filter(|name| !name.ends_with(".outcome")) {
-        let Some(record) = get::<Record>(repository, name)? else {
-            continue;
-        };
+        records.extend(get::<Record>(repository, name)?);
+    }
+    records.sort_by(|a, b| (a.started, &a.id).cmp(&(b.started, &b.id)));
+    Ok(records)
+}
+
+/// The committed undo that took `id` back and was not itself taken back. Blocks.
+pub(crate) fn undone_by(
+    repository: &Repository,
+    id: &TenantRestoreId,
+) -> Result<Option<TenantRestoreId>, TenantError> {
+    for record in all(repository)? {
         if !matches!(&record.purpose, Purpose::Undo { of } if of == id) {
             continue;
         }

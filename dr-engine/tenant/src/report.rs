@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use dr_model::{RestorePointId, TenantRestoreId, WorkloadName};
 use serde::{Deserialize, Serialize};
 
-use crate::{Mode, Purpose, Tenant};
+use crate::{Filter, Mode, Purpose, Tenant};
 
 /// The result of a tenant restore or of an undo.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,6 +21,9 @@ pub struct TenantRestoreReport {
     pub mode: Mode,
     /// To which moment, or which restore was undone.
     pub purpose: Purpose,
+    /// What it was limited to.
+    #[serde(default, skip_serializing_if = "Filter::is_everything")]
+    pub filter: Filter,
     /// When it began (wall clock).
     pub started: DateTime<Utc>,
     /// When the result had been checked (wall clock).
@@ -35,6 +38,15 @@ pub struct TenantRestoreReport {
     pub folders: Vec<FolderResult>,
     /// What was shown, line by line.
     pub proof: Vec<ProofLine>,
+    /// The tenant's rows as they were read again, by table; empty where they were not.
+    #[serde(default)]
+    pub content: Vec<TableContent>,
+    /// Who asked for it.
+    #[serde(default)]
+    pub by: Option<String>,
+    /// The host it ran on.
+    #[serde(default)]
+    pub host: Option<String>,
     /// What the operator should know.
     pub warnings: Vec<String>,
 }
@@ -50,6 +62,18 @@ pub struct TableResult {
     pub updated: u64,
     /// Rows deleted.
     pub deleted: u64,
+}
+
+/// The tenant's rows of one table, read again after the commit.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TableContent {
+    /// `schema.table`.
+    pub table: String,
+    /// Rows.
+    pub rows: u64,
+    /// SHA-256 over the SHA-256 of every row as text, these sorted; in hexadecimal. Rows that are equal have
+    /// equal checksums in whatever order they lie.
+    pub sha256: String,
 }
 
 /// What was done to one folder.
@@ -103,6 +127,9 @@ impl fmt::Display for TenantRestoreReport {
             "{}: tenant {} of {}, {}",
             self.id, self.tenant.name, self.workload, self.purpose
         )?;
+        for line in self.filter.lines() {
+            writeln!(f, "  only {line}")?;
+        }
         for t in &self.tables {
             writeln!(
                 f,
@@ -134,6 +161,7 @@ impl fmt::Display for TenantRestoreReport {
                 "  the state from before is {point}; taken back by: dr tenant undo {}",
                 self.id
             )?;
+            writeln!(f, "  for the customer: dr tenant certificate {}", self.id)?;
         }
         Ok(())
     }

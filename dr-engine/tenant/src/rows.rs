@@ -15,16 +15,17 @@ use tokio_util::sync::CancellationToken;
 
 use crate::apply::{self, Written};
 use crate::catalog::CatalogRows;
-use crate::changes::{ChangeSet, Direction, VERSION};
+use crate::changes::{ChangeSet, Counts, Direction, TableChanges, VERSION};
 use crate::classify::classify;
+use crate::filter::Filter;
 use crate::hold::{self, Held};
 use crate::map::TenancyMap;
 use crate::plan::{Mode, TablePlan, Tenant};
-use crate::report::{ProofLine, ProofOutcome};
-use crate::slice::{Ownership, Sliced, slice};
+use crate::report::{ProofLine, ProofOutcome, TableContent};
+use crate::slice::{Ownership, SliceTable, Sliced, slice};
 use crate::tenants::Owners;
 use crate::wal_count::{self, Stretch};
-use crate::{TenantError, conflicts, contents, diff, fault, sql};
+use crate::{OnConflict, TenantError, conflicts, contents, diff, fault, referred, sql};
 
 /// How long the outcome of a commit is asked for after the connection was lost.
 const OUTCOME_PATIENCE: Duration = Duration::from_secs(30);
@@ -127,6 +128,8 @@ pub(crate) struct Subject<'a> {
     pub(crate) map: &'a TenancyMap,
     pub(crate) tenant: &'a Tenant,
     pub(crate) mode: Mode,
+    pub(crate) filter: &'a Filter,
+    pub(crate) on_conflict: OnConflict,
 }
 
 impl Subject<'_> {
@@ -169,10 +172,33 @@ pub(crate) async fn compare(
         if cancel.is_cancelled() {
             return Err(TenantError::Cancelled);
         }
+        if !subject.filter.chooses(&table.table) {
+            changes.extend(left_out(&mut live, &owner, table).await?);
+            continue;
+        }
+        let condition = subject.filter.condition(&table.table);
+        if let Some(condition) = condition {
+            diff::try_condition(&mut scratch, &table, condition).await?;
+        }
+        let lost = diff::lost_by_casts(&mut scratch, &owner, &table).await?;
+        if !lost.is_empty() {
+            refused.extend(lost);
+            continue;
+        }
         progress.note(&format!("comparing {}", table.table));
         diff::cut_then(&mut scratch, &owner, &table).await?;
         diff::copy_live(&mut live, &mut scratch, &owner, &table).await?;
-        let (mut found, plan) = diff::compare(&mut scratch, table, subject.mode).await?;
+        // With a condition, only the check before the commit knows which of them would go.
+        if subject.mode == Mode::Replace && condition.is_none() {
+            let (live, scratch) = (&mut live, &mut scratch);
+            let lines =
+                referred::look(live, scratch, &rows, &owner, &table, subject.on_conflict).await?;
+            match subject.on_conflict {
+                OnConflict::Abort => refused.extend(lines),
+                OnConflict::Keep => warnings.extend(lines),
+            }
+        }
+        let (mut found, plan) = diff::compare(&mut scratch, table, subject.mode, condition).await?;
         if subject.mode == Mode::Replace {
             found.sum_before = Some(contents::sum(&mut live, &owner, &found.slice).await?);
         }
@@ -205,6 +231,28 @@ pub(crate) async fn compare(
         refused,
         live_read_at: now,
     })
+}
+
+/// A table that is not restored. Where its rows are the tenant's through rows of other tables, they must be so
+/// afterwards as well, and are counted.
+async fn left_out(
+    live: &mut PgConnection,
+    owner: &Ownership<'_>,
+    slice: SliceTable,
+) -> Result<Option<TableChanges>, TenantError> {
+    if slice.depth == 0 {
+        return Ok(None);
+    }
+    let rows = apply::count(live, owner, &slice).await?;
+    Ok(Some(TableChanges {
+        slice,
+        counts: Counts::default(),
+        changed: Vec::new(),
+        rows_before: rows,
+        rows_after: rows,
+        left_out: true,
+        sum_before: None,
+    }))
 }
 
 /// An empty folder.
@@ -375,43 +423,66 @@ pub(crate) async fn outcome(options: &ConnectOptions, xid: u64) -> Option<String
     }
 }
 
+/// The same, asked once: also `in progress`.
+pub(crate) async fn outcome_now(options: &ConnectOptions, xid: u64) -> Option<String> {
+    let query = format!("select pg_xact_status('{xid}'::xid8)");
+    let mut live = session(options, "the live database").await.ok()?;
+    let status = sql::value::<Option<String>>(&mut live, &query, "asking for the outcome").await;
+    close(live).await;
+    status.ok().flatten()
+}
+
 /// What is looked at again after the commit: the tenant's rows against the slice at the target, and the
 /// WAL against the counters.
 pub(crate) async fn look_again(
     subject: &Subject<'_>,
     set: &ChangeSet,
     committed: &Committed,
-) -> Result<ProofLine, TenantError> {
+) -> Result<(ProofLine, Vec<TableContent>), TenantError> {
     let mut live = session(subject.live, "the live database").await?;
     let mut scratch = session(&fault::moment(subject.scratch), "the scratch instance").await?;
     let begin = "begin isolation level repeatable read read only";
     sql::run(&mut live, begin, "reading the live database again").await?;
+    let mut content = Vec::new();
     let owner = subject.owner();
     let xid = u32::try_from(committed.written.xid & 0xFFFF_FFFF).unwrap_or(0);
     let (mut rows, mut since, mut wrong) = (0, 0, Vec::new());
-    for changes in &set.tables {
+    for changes in set.tables.iter().filter(|changes| !changes.left_out) {
         let slice = &changes.slice;
+        let condition = subject.filter.condition(&slice.table);
+        let (live, scratch) = (&mut live, &mut scratch);
         let remaining =
-            diff::compare_again(&mut live, &mut scratch, &owner, slice, xid, subject.mode).await?;
+            diff::compare_again(live, scratch, &owner, slice, xid, subject.mode, condition).await?;
         rows += remaining.rows;
         since += remaining.written_since;
+        content.push(TableContent {
+            table: slice.table.to_string(),
+            rows: remaining.rows,
+            sha256: diff::checksum(scratch, slice, condition).await?,
+        });
         if remaining.wrong > 0 {
             wrong.push(format!("{}: {}", slice.table, remaining.wrong));
         }
     }
     close(live).await;
     close(scratch).await;
-    let mut detail = format!("{rows} rows in {} tables read again", set.tables.len());
+    let tables = content.len();
+    let mut detail = format!("{rows} rows in {tables} tables read again");
     if since > 0 {
         detail.push_str(&format!(", {since} written since by others left out"));
     }
     if !wrong.is_empty() {
         detail = format!("rows that differ: {}", wrong.join(", "));
     }
-    Ok(ProofLine {
-        what: match subject.mode {
-            Mode::Missing => "the tenant's rows of the target are all there",
-            _ => "the tenant's rows are as they were at the target",
+    let line = ProofLine {
+        what: match (subject.mode, subject.filter.is_everything()) {
+            _ if subject.on_conflict == OnConflict::Keep => {
+                "the rows are as they were at the target, but for those that stay because others need them"
+            }
+            (Mode::Missing, true) => "the tenant's rows of the target are all there",
+            (Mode::Missing, false) => "the chosen rows of the target are all there",
+            (_, true) => "the tenant's rows are as they were at the target",
+            (_, false) => "the chosen rows are as they were at the target",
         }
         .to_owned(),
         outcome: if wrong.is_empty() {
@@ -420,7 +491,8 @@ pub(crate) async fn look_again(
             ProofOutcome::Differs
         },
         detail,
-    })
+    };
+    Ok((line, content))
 }
 
 /// What was shown before the commit, as lines of the report.

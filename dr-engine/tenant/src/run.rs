@@ -1,6 +1,5 @@
-//! The conductor: prepare, show, apply; and the same for taking a restore back.
+//! The conductor: prepare, show, apply.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
@@ -11,19 +10,15 @@ use dr_restore::Scratch;
 use dr_store::Repository;
 use tokio_util::sync::CancellationToken;
 
-use crate::catalog::CatalogRows;
 use crate::changes::{ChangeSet, Direction};
-use crate::execute::{Execution, blocking, root_of};
+use crate::execute::{Done, Execution, blocking, root_of};
 use crate::folders::{self, FolderChanges};
 use crate::hold;
+use crate::hooks::Hooks;
 use crate::mapping::place_and_map;
-use crate::plan::TablePlan;
-use crate::record::{self, Ending, Outcome, Record};
 use crate::report::{ProofLine, ProofOutcome};
 use crate::rows::{self, Compared, Subject};
-use crate::slice::Ownership;
 use crate::tenants::{self, Place};
-use crate::undo::{self, State};
 use crate::work::{self, WorkFolder};
 use crate::{
     Mode, Purpose, Tenant, TenantError, TenantPlan, TenantRequest, TenantRestoreReport, fault,
@@ -53,7 +48,7 @@ pub async fn prepare(
 ) -> Result<Prepared, TenantError> {
     match request.mode {
         Mode::Export => return Err(TenantError::NotYet("mode `export` without a folder")),
-        Mode::Clone => return Err(TenantError::NotYet("mode `clone`")),
+        Mode::Clone => return Err(TenantError::NotYet("mode `clone` without a database")),
         Mode::Replace | Mode::Missing => {}
     }
     let (registry, live_tenant) =
@@ -63,6 +58,9 @@ pub async fn prepare(
         Some(tenant) => Some(place_and_map(&registry, tenant, None).await?),
         None => None,
     };
+    if let Some((_, map)) = &known {
+        request.filter.check(map)?;
+    }
     let repository = installation.open_repository_of(&registry.workload).await?;
     let id = TenantRestoreId::new(installation.clock.now());
     let work = WorkFolder::create(&id)?;
@@ -89,10 +87,15 @@ pub async fn prepare(
     let (place, map) = match known {
         Some(known) => known,
         // Only now it is known where it was.
-        None => place_and_map(&registry, &tenant, Some(&tenant)).await?,
+        None => {
+            let found = place_and_map(&registry, &tenant, Some(&tenant)).await?;
+            request.filter.check(&found.1)?;
+            found
+        }
     };
     let mut execution = Execution {
         installation: installation.clone(),
+        by: request.by.clone(),
         repository,
         plan: empty_plan(&place, &tenant, request, &scratch, installation.clock.now()),
         set: empty_set(&place, &tenant, request.mode, &id),
@@ -163,6 +166,8 @@ fn empty_plan(
             last_commit_time: scratch.reached.last_commit_time,
             note: scratch.reached.note.clone(),
         },
+        filter: request.filter.clone(),
+        on_conflict: request.on_conflict,
         live_read_at: now,
         tables: Vec::new(),
         folders: Vec::new(),
@@ -197,6 +202,8 @@ async fn compare(
         map: &execution.map,
         tenant: &execution.set.tenant,
         mode: execution.set.mode,
+        filter: &execution.plan.filter,
+        on_conflict: execution.plan.on_conflict,
     };
     let now = execution.installation.clock.now();
     let compared = rows::compare(
@@ -216,7 +223,9 @@ async fn compare(
         live_read_at,
     } = compared;
     execution.set = set;
-    execution.set.folders = compare_folders(execution, &mut refused).await?;
+    if execution.plan.filter.is_everything() {
+        execution.set.folders = compare_folders(execution, &mut refused).await?;
+    }
     let plan = &mut execution.plan;
     plan.tables = plans;
     plan.folders = execution
@@ -237,6 +246,11 @@ async fn compare(
 
 /// Folders that are configured for tenants, and that no point is old enough for.
 fn folder_warnings(execution: &Execution) -> Vec<String> {
+    if !execution.plan.filter.is_everything() {
+        let note = "only chosen tables are restored: the tenant's files stay as they are";
+        let has_folders = !folder_workloads(&execution.installation).is_empty();
+        return has_folders.then(|| note.to_owned()).into_iter().collect();
+    }
     folder_workloads(&execution.installation)
         .into_iter()
         .filter(|(name, _)| !execution.set.folders.iter().any(|folder| folder.workload == *name))
@@ -386,49 +400,10 @@ impl Prepared {
         self,
         progress: Arc<dyn Progress>,
     ) -> Result<TenantRestoreReport, TenantError> {
-        let Self {
-            mut execution,
-            scratch,
-        } = self;
-        let mut plans = 1;
-        let mut held = None;
-        let mut done = loop {
-            match execution.run(held.take()).await {
-                Ok(done) => break done,
-                Err(TenantError::Changed(lines)) if plans < PLANS_MAX => {
-                    progress.note(&format!(
-                        "the tenant was written to meanwhile; its new rows wait while it is planned \
-                         again: {}",
-                        lines.join("; ")
-                    ));
-                    let tenant = Some((&execution.map, &execution.set.tenant));
-                    held = Some(hold::begin(&execution.place.live, tenant).await?);
-                    let cancel = CancellationToken::new();
-                    compare(&mut execution, &scratch, progress.as_ref(), &cancel).await?;
-                    execution.plan.warnings.push(format!(
-                        "the tenant was written to after the preview; planned again: {}",
-                        lines.join("; ")
-                    ));
-                    plans += 1;
-                }
-                Err(error) => return Err(error),
-            }
-        };
-        if let Some(committed) = &done.committed {
-            let scratch_options = scratch.connect_options(&execution.place.database());
-            let subject = Subject {
-                live: &execution.place.live,
-                scratch: &scratch_options,
-                map: &execution.map,
-                tenant: &execution.set.tenant,
-                mode: execution.set.mode,
-            };
-            let line = rows::look_again(&subject, &execution.set, committed).await;
-            done.report
-                .proof
-                .push(line.unwrap_or_else(|error| not_read_again(&error)));
-        }
-        let report = execution.finish(done).await;
+        let Self { execution, scratch } = self;
+        let hooks = Hooks::of(&execution);
+        let work = restore(execution, &scratch, &hooks, progress.as_ref());
+        let report = hooks.around(progress.as_ref(), work).await?;
         blocking("remove the scratch instance", move || {
             drop(scratch);
             Ok(())
@@ -438,279 +413,86 @@ impl Prepared {
     }
 }
 
-fn not_read_again(error: &TenantError) -> ProofLine {
+/// Carries a plan out, with what `before` and `changed` run; the report is finished but for `after`.
+async fn restore(
+    mut execution: Execution,
+    scratch: &Scratch,
+    hooks: &Hooks,
+    progress: &dyn Progress,
+) -> Result<(Execution, Done), TenantError> {
+    let ran = hooks.before(&execution.plan).await?;
+    if !ran.is_empty() {
+        // The tenant's last writes came in until now.
+        progress.note("comparing again, now that the tenant is quiet");
+        let shown = execution.plan.totals();
+        compare(&mut execution, scratch, progress, &CancellationToken::new()).await?;
+        if execution.plan.totals() != shown {
+            let note = "the tenant was written to until `before` ran: other rows are written than were shown";
+            execution.plan.warnings.push(note.to_owned());
+        }
+    }
+    let mut done = apply_or_plan_again(&mut execution, scratch, progress).await?;
+    done.report.proof.extend(ran);
+    if let Some(committed) = &done.committed {
+        let scratch_options = scratch.connect_options(&execution.place.database());
+        let subject = Subject {
+            live: &execution.place.live,
+            scratch: &scratch_options,
+            map: &execution.map,
+            tenant: &execution.set.tenant,
+            mode: execution.set.mode,
+            filter: &execution.plan.filter,
+            on_conflict: execution.plan.on_conflict,
+        };
+        match rows::look_again(&subject, &execution.set, committed).await {
+            Ok((line, content)) => {
+                done.report.proof.push(line);
+                done.report.content = content;
+            }
+            Err(error) => done.report.proof.push(not_read_again(&error)),
+        }
+        done.report
+            .proof
+            .extend(hooks.changed(execution.written()).await);
+    }
+    Ok((execution, done))
+}
+
+/// A tenant that is written to meanwhile is held still and planned again, a few times.
+async fn apply_or_plan_again(
+    execution: &mut Execution,
+    scratch: &Scratch,
+    progress: &dyn Progress,
+) -> Result<Done, TenantError> {
+    let mut plans = 1;
+    let mut held = None;
+    loop {
+        match execution.run(held.take()).await {
+            Err(TenantError::Changed(lines)) if plans < PLANS_MAX => {
+                progress.note(&format!(
+                    "the tenant was written to meanwhile; its new rows wait while it is planned \
+                     again: {}",
+                    lines.join("; ")
+                ));
+                let tenant = Some((&execution.map, &execution.set.tenant));
+                held = Some(hold::begin(&execution.place.live, tenant).await?);
+                let cancel = CancellationToken::new();
+                compare(execution, scratch, progress, &cancel).await?;
+                execution.plan.warnings.push(format!(
+                    "the tenant was written to after the preview; planned again: {}",
+                    lines.join("; ")
+                ));
+                plans += 1;
+            }
+            ended => return ended,
+        }
+    }
+}
+
+pub(crate) fn not_read_again(error: &TenantError) -> ProofLine {
     ProofLine {
         what: "the tenant's rows read again after the commit".to_owned(),
         outcome: ProofOutcome::NotMeasured,
         detail: error.to_string(),
     }
-}
-
-/// An undo that is ready to be carried out.
-#[derive(Debug)]
-pub struct PreparedUndo {
-    execution: Execution,
-}
-
-/// Reads a tenant restore's record and the state from before, and compares with what is live now.
-///
-/// # Errors
-/// When there is no such restore, or it was rolled back or taken back already. Rows that changed since
-/// are reasons in the plan.
-pub async fn prepare_undo(
-    installation: &Installation,
-    id: &TenantRestoreId,
-    progress: Arc<dyn Progress>,
-    cancel: CancellationToken,
-) -> Result<PreparedUndo, TenantError> {
-    let (repository, record, ending) = read_record(installation, id).await?;
-    let place = tenants::place(installation, &record.workload)?;
-    let warnings = check_outcome(&place, &record, ending).await?;
-    let undo_id = TenantRestoreId::new(installation.clock.now());
-    let work = WorkFolder::create(&undo_id)?;
-    let stored = work.path("stored");
-    progress.note(&format!("reading {}", record.point));
-    let everything = Arc::new(|_: &str| true);
-    dr_restore::files(
-        installation,
-        &record.workload,
-        &record.point,
-        &stored,
-        everything,
-        progress,
-    )
-    .await
-    .map_err(TenantError::Restore)?;
-    let set = ChangeSet::read(&stored)?;
-    let server = format!("workload `{}`", place.workload);
-    let now = place.tenants(&place.live, &server).await?;
-    tenants::same_ids(&set.tenant, &now, "by now")?;
-    let is_gone = now.iter().all(|tenant| tenant.id != set.tenant.id);
-    let gone = is_gone.then_some(&set.tenant);
-    let (place, map) = place_and_map(&place, &set.tenant, gone).await?;
-    let mut execution = Execution {
-        plan: TenantPlan {
-            workload: place.workload.clone(),
-            tenant: set.tenant.clone(),
-            mode: Mode::Replace,
-            purpose: Purpose::Undo { of: id.clone() },
-            live_read_at: installation.clock.now(),
-            tables: Vec::new(),
-            folders: Vec::new(),
-            warnings,
-            refused: Vec::new(),
-        },
-        set: set.reversed(undo_id.clone()),
-        installation: installation.clone(),
-        repository,
-        place,
-        id: undo_id,
-        map,
-        direction: Direction::Reverse,
-        content: stored.join("files"),
-        spool: stored,
-        work,
-    };
-    plan_undo(&mut execution, &set).await?;
-    if cancel.is_cancelled() {
-        return Err(TenantError::Cancelled);
-    }
-    Ok(PreparedUndo { execution })
-}
-
-async fn read_record(
-    installation: &Installation,
-    id: &TenantRestoreId,
-) -> Result<(Repository, Record, Option<Ending>), TenantError> {
-    let (installation, id) = (installation.clone(), id.clone());
-    blocking("read the record", move || {
-        let (repository, record) = record::find(&installation, &id)?;
-        if let Some(by) = record::undone_by(&repository, &id)? {
-            return Err(TenantError::NotUndoable {
-                id,
-                why: format!("{by} took it back already"),
-            });
-        }
-        let ending = Ending::read(&repository, &id)?;
-        Ok((repository, record, ending))
-    })
-    .await
-}
-
-/// Whether the restore took place; what is not known for sure is a warning, because the rows
-/// themselves decide.
-async fn check_outcome(
-    place: &Place,
-    record: &Record,
-    ending: Option<Ending>,
-) -> Result<Vec<String>, TenantError> {
-    let rolled_back = || TenantError::NotUndoable {
-        id: record.id.clone(),
-        why: "it was rolled back and changed nothing".to_owned(),
-    };
-    match ending.map(|ending| ending.outcome) {
-        Some(Outcome::Committed) => return Ok(Vec::new()),
-        Some(Outcome::RolledBack) => return Err(rolled_back()),
-        Some(Outcome::Unknown) | None => {}
-    }
-    let status = match record
-        .transaction
-        .as_deref()
-        .and_then(|text| text.parse().ok())
-    {
-        Some(xid) => rows::outcome(&place.live, xid).await,
-        None => None,
-    };
-    match status.as_deref() {
-        Some("committed") => Ok(Vec::new()),
-        Some("aborted") => Err(rolled_back()),
-        _ => Ok(vec![format!(
-            "{} was interrupted and its outcome is not known; it is undone only if all its rows are there",
-            record.id
-        )]),
-    }
-}
-
-/// Fills the plan of an undo: what would be written, and what changed since.
-async fn plan_undo(execution: &mut Execution, forward: &ChangeSet) -> Result<(), TenantError> {
-    let mut live = rows::session(&execution.place.live, "the live database").await?;
-    let catalog = CatalogRows::read(&mut live).await?;
-    let mut refused = undo::misfits(&catalog, &execution.map, forward);
-    if refused.is_empty() {
-        let owner = Ownership {
-            map: &execution.map,
-            tenant: &forward.tenant,
-        };
-        let standings =
-            undo::compare(&mut live, &owner, forward, &execution.spool, State::After).await?;
-        for (changes, standing) in execution.set.tables.iter_mut().zip(&standings) {
-            changes.rows_before = standing.rows;
-            changes.rows_after =
-                (standing.rows + changes.counts.insert).saturating_sub(changes.counts.delete);
-            if standing.wrong > 0 {
-                refused.push(format!(
-                    "{}: {} rows changed after the restore",
-                    changes.slice.table, standing.wrong
-                ));
-            }
-        }
-    }
-    let mut warnings = Vec::new();
-    let reversed = &execution.set.tables;
-    crate::conflicts::surroundings(&catalog, reversed, &mut warnings, &mut refused);
-    rows::close(live).await;
-    leave_out_done(execution).await?;
-    refused.extend(changed_files(&execution.installation, &execution.set).await?);
-    let plan = &mut execution.plan;
-    plan.tables = execution.set.tables.iter().map(table_plan).collect();
-    plan.folders = execution
-        .set
-        .folders
-        .iter()
-        .map(FolderChanges::plan)
-        .collect();
-    plan.warnings.extend(warnings);
-    plan.refused = refused;
-    Ok(())
-}
-
-async fn leave_out_done(execution: &mut Execution) -> Result<(), TenantError> {
-    let installation = execution.installation.clone();
-    for folder in &mut execution.set.folders {
-        let (root, mut changes) = (root_of(&installation, &folder.workload)?, folder.clone());
-        *folder = blocking("compare the tenant's files", move || {
-            folders::leave_out_done(&root, &mut changes)?;
-            Ok(changes)
-        })
-        .await?;
-    }
-    Ok(())
-}
-
-async fn changed_files(
-    installation: &Installation,
-    set: &ChangeSet,
-) -> Result<Vec<String>, TenantError> {
-    let mut lines = Vec::new();
-    for changes in &set.folders {
-        let (root, changes) = (root_of(installation, &changes.workload)?, changes.clone());
-        let changed = blocking("compare the tenant's files", move || {
-            folders::changed_since(&root, &changes)
-        })
-        .await?;
-        lines.extend(
-            changed
-                .into_iter()
-                .map(|path| format!("{path} changed after the restore")),
-        );
-    }
-    Ok(lines)
-}
-
-fn table_plan(changes: &crate::changes::TableChanges) -> TablePlan {
-    TablePlan {
-        table: changes.slice.table.to_string(),
-        class: changes.slice.class.describe(),
-        rows_now: changes.rows_before,
-        rows_then: changes.rows_after,
-        insert: changes.counts.insert,
-        update: changes.counts.update + changes.counts.replace,
-        delete: changes.counts.delete,
-        changed_columns: changes
-            .changed
-            .iter()
-            .map(|&p| changes.slice.name_at(p).to_owned())
-            .collect(),
-        samples: Vec::new(),
-    }
-}
-
-impl PreparedUndo {
-    /// What would be done.
-    #[must_use]
-    pub fn plan(&self) -> &TenantPlan {
-        &self.execution.plan
-    }
-
-    /// Carries it out. Rows that changed since the plan stop it.
-    ///
-    /// # Errors
-    /// As [`Prepared::apply`].
-    pub async fn apply(
-        self,
-        progress: Arc<dyn Progress>,
-    ) -> Result<TenantRestoreReport, TenantError> {
-        let execution = self.execution;
-        progress.note(&format!("undoing for {}", execution.set.tenant.name));
-        let mut done = execution.run(None).await?;
-        if done.committed.is_some() {
-            let line = look_again(&execution, &execution.spool).await;
-            done.report
-                .proof
-                .push(line.unwrap_or_else(|error| not_read_again(&error)));
-        }
-        Ok(execution.finish(done).await)
-    }
-}
-
-async fn look_again(execution: &Execution, spool: &Path) -> Result<ProofLine, TenantError> {
-    let mut live = rows::session(&execution.place.live, "the live database").await?;
-    let forward = ChangeSet::read(spool)?;
-    let owner = Ownership {
-        map: &execution.map,
-        tenant: &forward.tenant,
-    };
-    let standings = undo::compare(&mut live, &owner, &forward, spool, State::Before).await?;
-    rows::close(live).await;
-    let wrong: u64 = standings.iter().map(|standing| standing.wrong).sum();
-    let rows: u64 = standings.iter().map(|standing| standing.rows).sum();
-    Ok(ProofLine {
-        what: "the rows are as they were before the restore".to_owned(),
-        outcome: if wrong == 0 {
-            ProofOutcome::Agrees
-        } else {
-            ProofOutcome::Differs
-        },
-        detail: format!("{rows} rows read again, {wrong} differ"),
-    })
 }

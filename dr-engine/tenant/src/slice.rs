@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::catalog::{CatalogRows, Oid};
+use crate::catalog::{CatalogRows, Column, Oid};
 use crate::fault;
 use crate::map::{AS_TEXT, Case, Hop, TableClass, TableName, TenancyMap};
 use crate::plan::Tenant;
@@ -27,6 +27,18 @@ pub(crate) struct SliceColumn {
     pub(crate) pinned: bool,
     /// GENERATED ALWAYS identity: no UPDATE may set it.
     pub(crate) identity_always: bool,
+    /// Its type at the target was another, and its values are cast.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) cast: Option<Cast>,
+}
+
+/// Two types between which values are cast, as they are declared.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Cast {
+    pub(crate) from: String,
+    pub(crate) to: String,
+    /// They are numbers, which are compared as such: 1.5 is 1.50.
+    pub(crate) numbers: bool,
 }
 
 /// A column of the key that rows are matched by.
@@ -466,6 +478,34 @@ fn parents_first(mut tables: Vec<SliceTable>, live: &CatalogRows) -> Vec<SliceTa
     ordered
 }
 
+const NUMBERS: [&str; 6] = [
+    "smallint",
+    "integer",
+    "bigint",
+    "numeric",
+    "real",
+    "double precision",
+];
+const TEXTS: [&str; 3] = ["text", "character varying", "character"];
+
+/// Whether values of the former type are cast to that of now: numbers to numbers, text to text. Whether they
+/// survive it is asked of each. Dates and times are not: what a cast makes of them depends on a time zone.
+fn cast(former: &Column, now: &Column) -> Option<Cast> {
+    let are = |kind: &[&str]| {
+        [former, now].iter().all(|column| {
+            let plain = column.type_text.split('(').next().unwrap_or_default();
+            kind.contains(&plain)
+        })
+    };
+    let numbers = are(&NUMBERS);
+    let is_cast = former.type_text != now.type_text && (numbers || are(&TEXTS));
+    is_cast.then(|| Cast {
+        from: former.type_text.clone(),
+        to: now.type_text.clone(),
+        numbers,
+    })
+}
+
 fn columns(
     name: String,
     live: &CatalogRows,
@@ -478,6 +518,10 @@ fn columns(
     for column in live.columns_of(live_oid).filter(|column| !column.generated) {
         let former = then.column(then_oid, &column.name);
         match former {
+            Some(former) if cast(former, column).is_some() => sliced.warnings.push(format!(
+                "{name}.{} was {} at the target and is {} now: its values are cast",
+                column.name, former.type_text, column.type_text
+            )),
             Some(former) if former.type_text != column.type_text => sliced.refused.push(format!(
                 "{name}.{} was {} at the target and is {} now",
                 column.name, former.type_text, column.type_text
@@ -491,8 +535,11 @@ fn columns(
         columns.push(SliceColumn {
             name: column.name.clone(),
             base_type: column.base_type.clone(),
-            common: former
-                .is_some_and(|former| !former.generated && former.type_text == column.type_text),
+            common: former.is_some_and(|former| {
+                !former.generated
+                    && (former.type_text == column.type_text || cast(former, column).is_some())
+            }),
+            cast: former.and_then(|former| cast(former, column)),
             pinned: column.identity_always,
             identity_always: column.identity_always,
         });

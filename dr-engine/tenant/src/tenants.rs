@@ -83,6 +83,14 @@ impl Place {
         Ok(self)
     }
 
+    /// How another database of the server is reached.
+    pub(crate) fn in_database(&self, database: &str) -> Result<ConnectOptions, TenantError> {
+        Ok(ConnectOptions {
+            url: with_database(&self.live.url, database)?,
+            password: self.live.password.clone(),
+        })
+    }
+
     /// What of the database is wholly one tenant's; also of one that is in no list any more.
     pub(crate) async fn owners(&self, gone: Option<&Tenant>) -> Result<Owners, TenantError> {
         if self.only.is_some() {
@@ -125,7 +133,7 @@ fn with_database(url: &str, database: &str) -> Result<String, TenantError> {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
     if database.is_empty() || !database.chars().all(is_plain) {
         return Err(TenantError::Refused(vec![format!(
-            "`tenancy.tenants` names the database `{database}`: only letters, digits, `_`, `-` and `.` are \
+            "a database is named `{database}`: only letters, digits, `_`, `-` and `.` are \
              understood in its name"
         )]));
     }

@@ -1,13 +1,20 @@
 //! The work folder of one tenant restore: change sets with the tenant's rows in plain text, so readable
-//! by nobody else, and removed when the restore is over, however it ends.
+//! by nobody else, and removed when the restore is over, however it ends; that of a process that was killed,
+//! by the next restore.
 
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use dr_model::TenantRestoreId;
+use dr_sources::instance::is_alive;
 
 use crate::TenantError;
+
+/// Of every work folder, before the restore's id.
+const PREFIX: &str = "dr-";
+/// Holds the pid of the process that made the folder.
+const OWNER_FILE: &str = "owner";
 
 /// Where work folders and scratch instances go: `TMPDIR`, else `/var/tmp`, which is on a disk.
 pub(crate) fn base() -> PathBuf {
@@ -20,12 +27,17 @@ pub(crate) struct WorkFolder(PathBuf);
 
 impl WorkFolder {
     pub(crate) fn create(id: &TenantRestoreId) -> Result<Self, TenantError> {
-        let path = base().join(format!("dr-{id}"));
+        clear_left_behind(&base());
+        let path = base().join(format!("{PREFIX}{id}"));
         DirBuilder::new()
             .mode(0o700)
             .create(&path)
             .map_err(TenantError::file("create", &path))?;
-        Ok(Self(path))
+        let folder = Self(path);
+        let owner = folder.path(OWNER_FILE);
+        std::fs::write(&owner, std::process::id().to_string())
+            .map_err(TenantError::file("write", &owner))?;
+        Ok(folder)
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -37,6 +49,24 @@ impl WorkFolder {
         let path = self.path(name);
         crate::rows::recreate(&path)?;
         Ok(path)
+    }
+}
+
+/// Removes what dead processes left: a tenant's rows are not to lie about. What cannot be removed is left for the
+/// next time.
+fn clear_left_behind(parent: &Path) {
+    let entries = std::fs::read_dir(parent).into_iter().flatten().flatten();
+    for entry in entries {
+        let name = entry.file_name();
+        let id = name.to_str().and_then(|name| name.strip_prefix(PREFIX));
+        if id.is_none_or(|id| id.parse::<TenantRestoreId>().is_err()) {
+            continue;
+        }
+        let owner = std::fs::read_to_string(entry.path().join(OWNER_FILE)).ok();
+        let owner = owner.and_then(|text| text.trim().parse::<u32>().ok());
+        if owner.is_some_and(|owner| !is_alive(owner)) {
+            drop(WorkFolder(entry.path()));
+        }
     }
 }
 

@@ -622,7 +622,6 @@ async fn rows_are_counted_for_the_transaction_that_kept_them() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rows_are_followed_from_place_to_place_with_what_they_hold() {
-    let major = Cluster::major();
     for compression in ["off", "on"] {
         let cluster = Cluster::new();
         let server = cluster.start(&[("wal_compression", compression)]);

@@ -1,13 +1,16 @@
 //! `dr tenant`.
 
+mod aside;
+mod certificate;
 mod timeline;
 
 use dr_config::WorkloadSource;
 use dr_installation::Installation;
 use dr_model::WorkloadName;
-use dr_tenant::{Mode, TenantPlan, TenantRequest, TenantRestoreReport};
+use dr_tenant::{Filter, Mode, OnConflict, TenantPlan, TenantRequest, TenantRestoreReport};
 
 use crate::args::{TenantCommand, TenantRestoreArgs};
+use crate::commands::hold;
 use crate::context::{self, Context};
 use crate::failure::{FAILED, Failure, USAGE};
 use crate::{output, progress};
@@ -27,6 +30,13 @@ pub(crate) async fn run(context: &Context, command: TenantCommand) -> Result<u8,
         }
         TenantCommand::Timeline(arguments) => timeline::run(context, &arguments).await,
         TenantCommand::Restore(arguments) => restore(context, &arguments).await,
+        TenantCommand::History { workload } => history(context, workload.as_deref()).await,
+        TenantCommand::Certificate { restore, out } => {
+            certificate::make(context, &restore, &out).await
+        }
+        TenantCommand::VerifyCertificate { file, key } => {
+            certificate::verify(context, &file, key.as_deref()).await
+        }
         TenantCommand::Undo {
             restore,
             workload,
@@ -49,6 +59,32 @@ async fn list(context: &Context, name: &str) -> Result<u8, Failure> {
         .map(|t| vec![t.name.clone(), format!("id:{}", t.id)])
         .collect();
     output::data(&output::table(&["tenant", "id"], rows));
+    Ok(0)
+}
+
+async fn history(context: &Context, name: Option<&str>) -> Result<u8, Failure> {
+    let installation = context.installation()?;
+    let workload = chosen(&installation, name)?;
+    let past = dr_tenant::history(&installation, &workload).await?;
+    if context.json {
+        output::json(&past)?;
+        return Ok(0);
+    }
+    let rows = past
+        .iter()
+        .map(|one| {
+            let taken_back = one.undone_by.as_ref().map(|by| format!(", undone by {by}"));
+            vec![
+                one.id.to_string(),
+                one.started.format("%Y-%m-%d %H:%M:%SZ").to_string(),
+                one.tenant.name.clone(),
+                one.purpose.to_string(),
+                format!("{}{}", one.became, taken_back.unwrap_or_default()),
+            ]
+        })
+        .collect();
+    let header = ["restore", "started", "tenant", "what", "became"];
+    output::data(&output::table(&header, rows));
     Ok(0)
 }
 
@@ -148,20 +184,19 @@ async fn restore(context: &Context, arguments: &TenantRestoreArgs) -> Result<u8,
         workload: Some(workload.clone()),
         target: arguments.to.clone(),
         mode,
+        filter: Filter::new(&arguments.tables, &arguments.conditions)?,
+        on_conflict: match arguments.on_conflict.as_str() {
+            "keep" => OnConflict::Keep,
+            _ => OnConflict::Abort,
+        },
+        by: hold::who().ok(),
     };
-    match (mode, &arguments.into) {
-        (Mode::Export, Some(_)) if arguments.preview => {
-            let what = "an export changes nothing, and has no preview";
-            return Err(Failure::plain(USAGE, what, None));
-        }
-        (Mode::Export, Some(into)) => {
-            return export(context, &installation, &workload, &request, into).await;
-        }
-        (_, Some(_)) => {
-            let what = "--into is for --mode export";
-            return Err(Failure::plain(USAGE, what, None));
-        }
-        (_, None) => {}
+    if matches!(mode, Mode::Export | Mode::Clone) {
+        return aside::run(context, &installation, &workload, &request, arguments).await;
+    }
+    if arguments.into.is_some() || arguments.into_database.is_some() {
+        let what = "--into is for --mode export, --into-database for --mode clone";
+        return Err(Failure::plain(USAGE, what, None));
     }
     let detail = format!("{} to {}", request.tenant, request.target);
     refuse_without_consent(arguments.preview, arguments.yes)?;
@@ -194,52 +229,6 @@ async fn restore(context: &Context, arguments: &TenantRestoreArgs) -> Result<u8,
         .await
 }
 
-async fn export(
-    context: &Context,
-    installation: &Installation,
-    workload: &WorkloadName,
-    request: &TenantRequest,
-    into: &std::path::Path,
-) -> Result<u8, Failure> {
-    let detail = format!(
-        "{} at {} into {}",
-        request.tenant,
-        request.target,
-        into.display()
-    );
-    let progress = progress::display();
-    // Nothing of production is written: it waits for nobody.
-    let lane = tenant_lane(workload, true);
-    context
-        .job(installation, "tenant-export", &lane, detail, false, |job| {
-            let installation = installation.clone();
-            async move {
-                job.step("export").await;
-                let cancel = context.cancel.clone();
-                let done =
-                    dr_tenant::export(&installation, request, into, progress, cancel).await?;
-                if context.json {
-                    output::json(&done)?;
-                    return Ok::<u8, Failure>(0);
-                }
-                let rows: u64 = done.tables.iter().map(|table| table.rows).sum();
-                output::data(&format!(
-                    "{}: {rows} rows of {} tables as they were at {} (LSN {}), in {}",
-                    done.tenant.name,
-                    done.tables.len(),
-                    done.target,
-                    done.lsn,
-                    into.display()
-                ));
-                for note in &done.notes {
-                    output::data(&format!("  note: {note}"));
-                }
-                Ok(0)
-            }
-        })
-        .await
-}
-
 async fn undo(
     context: &Context,
     id: &dr_model::TenantRestoreId,
@@ -252,6 +241,7 @@ async fn undo(
     refuse_without_consent(preview, yes)?;
     let progress = progress::display();
     let lane = tenant_lane(&workload, preview);
+    let by = hold::who().ok();
     context
         .job(
             &installation,
@@ -265,7 +255,7 @@ async fn undo(
                     job.step("prepare").await;
                     let cancel = context.cancel.clone();
                     let prepared =
-                        dr_tenant::prepare_undo(&installation, id, progress.clone(), cancel)
+                        dr_tenant::prepare_undo(&installation, id, by, progress.clone(), cancel)
                             .await?;
                     if !show_plan(context, prepared.plan(), preview, yes)? {
                         return Ok::<u8, Failure>(0);

@@ -4,13 +4,14 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use dr_config::{Names, TenancyConfig, TenantTable};
+use dr_config::{Names, TenancyConfig, TenantHooks, TenantTable};
 use dr_model::Silent;
 use dr_sources::instance::{InitdbOptions, PostgresInstance, RunAs, StartOptions, free_port, give};
 
 use super::*;
 
 mod erp;
+mod faults;
 mod judge;
 mod models;
 mod others;
@@ -42,6 +43,7 @@ fn tenancy(column: &str, tables: &[(&str, TenantTable)]) -> TenancyConfig {
             .map(|(name, class)| ((*name).to_owned(), class.clone()))
             .collect(),
         path: None,
+        hooks: TenantHooks::default(),
     }
 }
 
@@ -222,6 +224,8 @@ impl Bench {
             map: &map,
             tenant: &tenant,
             mode,
+            filter: &Filter::default(),
+            on_conflict: OnConflict::Abort,
         };
         let id = TenantRestoreId::new(Utc::now());
         let compared = compare(
@@ -301,8 +305,10 @@ impl Bench {
             map,
             tenant: &set.tenant,
             mode: Mode::Replace,
+            filter: &Filter::default(),
+            on_conflict: OnConflict::Abort,
         };
-        let again = look_again(&subject, set, committed).await.unwrap();
+        let (again, _) = look_again(&subject, set, committed).await.unwrap();
         assert_eq!(again.outcome, ProofOutcome::Agrees, "{again:?}");
         let data = self.folder.path().join("data");
         let wal = wal_agrees(&live, &data, None, committed).await.unwrap();

@@ -73,7 +73,7 @@ impl Bench {
 }
 
 /// Bad statements over nearly every table of tenant 3, and some honest work.
-const MISTAKE: &str = "
+pub(super) const MISTAKE: &str = "
 begin;
 set constraints all deferred;
 delete from edi_document where tenant_id = 3 and order_id % 2 = 0;

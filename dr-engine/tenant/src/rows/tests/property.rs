@@ -147,7 +147,10 @@ impl Seen<'_> {
         let mut plans = 1;
         loop {
             self.before = contents(self.bench, "live", self.victim, true, None).await;
-            assert_eq!(compared.refused, Vec::<String>::new());
+            // What others need is listed by the plan; here the check before the commit is on trial.
+            let refused = compared.refused.iter();
+            let refused = refused.filter(|line| !line.contains("others need them"));
+            assert_eq!(refused.collect::<Vec<_>>(), Vec::<&String>::new());
             let set = &compared.set;
             let folders = ("spool", "saved");
             let direction = Direction::Forward;
