@@ -21,6 +21,7 @@ use crate::changes::{ChangeSet, Direction};
 use crate::folders::{self, FolderChanges};
 use crate::hold::Held;
 use crate::map::TenancyMap;
+use crate::outcome::wal_place;
 use crate::record::{Ending, Outcome, Record};
 use crate::report::{FolderResult, ProofLine, ProofOutcome, TableResult};
 use crate::rows::{self, Committed, Folders};
@@ -187,6 +188,10 @@ impl Execution {
                 place: "the live database".to_owned(),
                 source,
             })?;
+        let wal = match xid {
+            Some(_) => Some(wal_place(&mut live).await?),
+            None => None,
+        };
         rows::close(live).await;
         let record = Record {
             version: Record::VERSION,
@@ -198,6 +203,7 @@ impl Execution {
             started,
             system_id: identity.system_id,
             transaction: xid.map(|xid| xid.to_string()),
+            wal,
             point: point.clone(),
         };
         let point = self.restore_point(point, started)?;

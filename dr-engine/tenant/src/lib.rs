@@ -44,6 +44,7 @@ mod hold;
 mod hooks;
 mod map;
 mod mapping;
+mod outcome;
 mod plan;
 mod proof;
 mod record;

@@ -9,6 +9,7 @@ use dr_model::{RestorePointId, SystemId, TenantRestoreId, WorkloadName};
 use dr_store::Repository;
 use serde::{Deserialize, Serialize};
 
+use crate::outcome::WalPlace;
 use crate::{Mode, Purpose, Tenant, TenantError, TenantRestoreReport};
 
 /// The kind of both records.
@@ -28,6 +29,9 @@ pub(crate) struct Record {
     pub(crate) system_id: SystemId,
     /// The transaction; `None` when only folders are put back.
     pub(crate) transaction: Option<String>,
+    /// Where the WAL stood when the rows were written, before the commit; records of before have it not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) wal: Option<WalPlace>,
     /// Holds the former state.
     pub(crate) point: RestorePointId,
 }
@@ -159,4 +163,44 @@ pub(crate) fn undone_by(
         }
     }
     Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use dr_model::{Lsn, Timeline};
+
+    use super::*;
+
+    /// As the first version wrote it.
+    const FIRST: &str = r#"{
+      "version": 1,
+      "id": "tr-20261123T142210Z-1f3a9c",
+      "workload": "erp",
+      "tenant": { "id": "7", "name": "ACME" },
+      "mode": "replace",
+      "purpose": { "kind": "restore", "target": "latest", "lsn": "0/3000028", "last_commit_time": null, "note": null },
+      "started": "2026-11-23T14:22:10Z",
+      "system_id": "7391000000000000001",
+      "transaction": "4711",
+      "point": "rp-erp-20261123T142210Z-1f3a9c"
+    }"#;
+
+    #[test]
+    fn records_of_earlier_programs_are_read() {
+        let mut record: Record = serde_json::from_str(FIRST).unwrap();
+        assert_eq!(record.transaction.as_deref(), Some("4711"));
+        assert_eq!(record.wal, None);
+        // And written as they were.
+        let written = serde_json::to_value(&record).unwrap();
+        let first: serde_json::Value = serde_json::from_str(FIRST).unwrap();
+        assert_eq!(written, first);
+        record.wal = Some(WalPlace {
+            timeline: Timeline(2),
+            lsn: Lsn(0x300_0028),
+        });
+        let written = serde_json::to_value(&record).unwrap();
+        let wal = serde_json::json!({ "timeline": 2, "lsn": "0/3000028" });
+        assert_eq!(written.get("wal"), Some(&wal));
+        assert_eq!(serde_json::from_value::<Record>(written).unwrap(), record);
+    }
 }

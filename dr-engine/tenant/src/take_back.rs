@@ -24,7 +24,9 @@ use crate::slice::Ownership;
 use crate::tenants::{self, Place};
 use crate::undo::{self, State};
 use crate::work::WorkFolder;
-use crate::{Mode, OnConflict, Purpose, TenantError, TenantPlan, TenantRestoreReport, rows};
+use crate::{
+    Mode, OnConflict, Purpose, TenantError, TenantPlan, TenantRestoreReport, outcome, rows,
+};
 
 /// An undo that is ready to be carried out.
 #[derive(Debug)]
@@ -137,19 +139,18 @@ async fn check_outcome(
         Some(Outcome::RolledBack) => return Err(rolled_back()),
         Some(Outcome::Unknown) | None => {}
     }
-    let status = match record
-        .transaction
-        .as_deref()
-        .and_then(|text| text.parse().ok())
-    {
-        Some(xid) => rows::outcome(&place.live, xid).await,
-        None => None,
+    let (status, why) = match outcome::known_here(&place.live, record).await {
+        Ok(xid) => {
+            let why = format!("the server does not know transaction {xid} any more");
+            (rows::outcome(&place.live, xid).await, why)
+        }
+        Err(why) => (None, why.to_string()),
     };
     match status.as_deref() {
         Some("committed") => Ok(Vec::new()),
         Some("aborted") => Err(rolled_back()),
         _ => Ok(vec![format!(
-            "{} was interrupted and its outcome is not known; it is undone only if all its rows are there",
+            "{} was interrupted and its outcome is not known ({why}); it is undone only if all its rows are there",
             record.id
         )]),
     }

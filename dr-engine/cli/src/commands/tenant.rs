@@ -74,12 +74,18 @@ async fn history(context: &Context, name: Option<&str>) -> Result<u8, Failure> {
         .iter()
         .map(|one| {
             let taken_back = one.undone_by.as_ref().map(|by| format!(", undone by {by}"));
+            let why = (one.not_known_because.as_ref()).map(|why| format!(" ({why})"));
             vec![
                 one.id.to_string(),
                 one.started.format("%Y-%m-%d %H:%M:%SZ").to_string(),
                 one.tenant.name.clone(),
                 one.purpose.to_string(),
-                format!("{}{}", one.became, taken_back.unwrap_or_default()),
+                format!(
+                    "{}{}{}",
+                    one.became,
+                    why.unwrap_or_default(),
+                    taken_back.unwrap_or_default()
+                ),
             ]
         })
         .collect();

@@ -15,6 +15,7 @@ mod faults;
 mod judge;
 mod models;
 mod others;
+mod outcome;
 mod property;
 mod schemas;
 mod strays;
