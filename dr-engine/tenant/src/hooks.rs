@@ -1,9 +1,10 @@
 //! What an installation has run around writing to a tenant: keeping its users out, telling search indexes
 //! and caches what was written, letting the users in again.
 
+mod program;
+
 use std::io::{self, BufRead, BufReader};
 use std::path::Path;
-use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -11,8 +12,6 @@ use dr_config::{TenantHook, TenantHooks};
 use dr_model::{Progress, TenantRestoreId, WorkloadName};
 use dr_sources::postgres::ConnectOptions;
 use serde_json::{Value, json};
-use tokio::io::AsyncWriteExt;
-use tokio::process::Command;
 
 use crate::changes::{ChangeSet, Direction, TableChanges};
 use crate::execute::{Done, Execution};
@@ -54,6 +53,8 @@ pub(crate) struct Hooks {
     workload: WorkloadName,
     tenant: Tenant,
     restore: TenantRestoreId,
+    /// What each may take.
+    limit: Duration,
     /// The tenant's users may be kept out.
     begun: AtomicBool,
 }
@@ -74,6 +75,7 @@ impl Hooks {
             workload: execution.place.workload.clone(),
             tenant: execution.set.tenant.clone(),
             restore: execution.id.clone(),
+            limit: TIME_MAX,
             begun: AtomicBool::new(false),
         }
     }
@@ -160,13 +162,26 @@ impl Hooks {
         let work = async {
             match hook {
                 TenantHook::Sql(text) => self.statements(text, rows).await,
-                TenantHook::Command(words) => self.program(when, words, rows).await,
+                TenantHook::Command(words) => {
+                    program::run(words, self.environment(when), rows).await
+                }
             }
         };
-        match tokio::time::timeout(TIME_MAX, work).await {
+        match tokio::time::timeout(self.limit, work).await {
             Ok(result) => result,
-            Err(_) => Err(format!("it was ended after {} s", TIME_MAX.as_secs())),
+            Err(_) => Err(format!("it was ended after {} s", self.limit.as_secs())),
         }
+    }
+
+    /// What a program finds in its environment.
+    fn environment(&self, when: When) -> [(&'static str, &str); 5] {
+        [
+            ("DR_HOOK", when.word()),
+            ("DR_TENANT_ID", &self.tenant.id),
+            ("DR_TENANT_NAME", &self.tenant.name),
+            ("DR_WORKLOAD", self.workload.as_str()),
+            ("DR_RESTORE", self.restore.as_str()),
+        ]
     }
 
     async fn statements(&self, text: &str, rows: Option<Rows<'_>>) -> Result<String, String> {
@@ -230,50 +245,6 @@ impl Hooks {
         }
         filled
     }
-
-    async fn program(
-        &self,
-        when: When,
-        words: &[String],
-        rows: Option<Rows<'_>>,
-    ) -> Result<String, String> {
-        let (program, arguments) = words.split_first().ok_or("it names no program")?;
-        let mut child = Command::new(program)
-            .args(arguments)
-            .env("DR_HOOK", when.word())
-            .env("DR_TENANT_ID", &self.tenant.id)
-            .env("DR_TENANT_NAME", &self.tenant.name)
-            .env("DR_WORKLOAD", self.workload.as_str())
-            .env("DR_RESTORE", self.restore.as_str())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            // One that takes too long must not go on unseen.
-            .kill_on_drop(true)
-            .spawn()
-            .map_err(|error| format!("{program} cannot be run: {error}"))?;
-        let stdin = child.stdin.take();
-        let tell = async move {
-            let (Some(mut stdin), Some(rows)) = (stdin, rows) else {
-                return Ok(0);
-            };
-            tell(&mut stdin, rows).await
-        };
-        // Side by side: a program may write before it has read everything.
-        let (told, output) = tokio::join!(tell, child.wait_with_output());
-        let output = output.map_err(|error| format!("{program}: {error}"))?;
-        let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
-        let said: String = said.trim().chars().take(SAID_MAX).collect();
-        if !output.status.success() {
-            return Err(format!("{program} ended with {}: {said}", output.status));
-        }
-        let told = told.map_err(|error| format!("telling {program} the rows: {error}"))?;
-        Ok(match (rows.is_some(), said.is_empty()) {
-            (true, _) => format!("{told} rows told; it said: {said}"),
-            (false, true) => "done".to_owned(),
-            (false, false) => format!("it said: {said}"),
-        })
-    }
 }
 
 async fn insert(live: &mut sqlx::PgConnection, keys: &[Value]) -> Result<(), TenantError> {
@@ -287,21 +258,6 @@ async fn insert(live: &mut sqlx::PgConnection, keys: &[Value]) -> Result<(), Ten
         literal(&text)
     );
     sql::run(live, &statement, "filling the table of changed rows").await
-}
-
-/// A program that does not want to read everything may close its end: that is no failure.
-async fn tell(stdin: &mut tokio::process::ChildStdin, rows: Rows<'_>) -> io::Result<u64> {
-    let mut told = 0;
-    for changed in Changed::of(rows) {
-        let changed = changed.map_err(io::Error::other)?;
-        let line = format!("{changed}\n");
-        match stdin.write_all(line.as_bytes()).await {
-            Ok(()) => told += 1,
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(told),
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(told)
 }
 
 fn describe(hook: &TenantHook) -> String {
@@ -431,9 +387,8 @@ fn unescaped(field: &str) -> Option<String> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn placeholders_are_filled_once() {
-        let hooks = Hooks {
+    fn hooks() -> Hooks {
+        Hooks {
             hooks: TenantHooks::default(),
             live: ConnectOptions {
                 url: String::new(),
@@ -446,12 +401,62 @@ mod tests {
                 others: std::collections::BTreeMap::new(),
             },
             restore: TenantRestoreId::new(chrono::Utc::now()),
+            limit: TIME_MAX,
             begun: AtomicBool::new(false),
-        };
+        }
+    }
+
+    #[test]
+    fn placeholders_are_filled_once() {
         assert_eq!(
-            hooks.filled("select {id}, {name}, {other} é"),
+            hooks().filled("select {id}, {name}, {other} é"),
             "select '{name}', 'it''s {restore}', {other} é"
         );
+    }
+
+    fn shell(script: &str) -> TenantHook {
+        TenantHook::Command(["sh", "-c", script].map(str::to_owned).to_vec())
+    }
+
+    /// The file is a pipe with a name: its end is read when nobody is left who could write to it.
+    #[tokio::test]
+    async fn a_program_that_takes_too_long_is_ended_with_what_it_started() {
+        let folder = tempfile::tempdir().unwrap();
+        let pipe = folder.path().join("written");
+        let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+        assert!(made.unwrap().success());
+        let mut hooks = hooks();
+        hooks.limit = Duration::from_secs(3);
+        // It would go on for a minute.
+        let hook = shell(&format!(
+            "(for n in $(seq 600); do echo $n; sleep 0.1; done > {} 2> /dev/null) & wait",
+            pipe.display()
+        ));
+        let (sender, end) = std::sync::mpsc::channel();
+        std::thread::spawn(move || sender.send(std::fs::read_to_string(pipe)));
+        let result = hooks.run(When::Before, &hook, None).await;
+        assert_eq!(result, Err("it was ended after 3 s".to_owned()));
+        let written = end.recv_timeout(Duration::from_secs(20));
+        let written = written
+            .expect("what it had started went on writing")
+            .unwrap();
+        assert!(written.starts_with("1\n"), "{written}");
+    }
+
+    #[tokio::test]
+    async fn what_a_program_leaves_running_when_it_ends_by_itself_goes_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let pipe = folder.path().join("written");
+        let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+        assert!(made.unwrap().success());
+        // It waits for a reader, which comes when the hook has ended.
+        let left = format!("(echo later > {}) > /dev/null 2>&1 &", pipe.display());
+        let hook = shell(&format!("{left} echo begun"));
+        let result = hooks().run(When::Before, &hook, None).await;
+        assert_eq!(result, Ok("it said: begun".to_owned()));
+        let read = tokio::task::spawn_blocking(move || std::fs::read_to_string(pipe));
+        let read = tokio::time::timeout(Duration::from_secs(20), read).await;
+        assert_eq!(read.unwrap().unwrap().unwrap(), "later\n");
     }
 
     #[test]
