@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::harness::{
-    Cluster, ERP, Json, Output, World, assert_foreign_keys_hold, differences, rows_of,
+    Cluster, ERP, HttpReceiver, Json, Output, World, assert_foreign_keys_hold, differences, rows_of,
 };
 use crate::tenant_restore::Scene;
 
@@ -126,6 +126,15 @@ fn count(world: &World, table: &str) -> String {
 fn hooks_keep_the_users_out_and_are_told_every_row() {
     let (scene, told) = with_hooks("tenant-hooks", "", "");
     let world = &scene.world;
+    let server = HttpReceiver::start(Some(("202 Accepted", "queued")));
+    let token = world.path("hook.token");
+    fs::write(&token, "Bearer s3cr3t\n").unwrap();
+    world.account.own(&token);
+    let http = format!(
+        "          - http: {{ url: \"{}\", headers: {{ Authorization: {{ file: hook.token }} }} }}\n        after: [",
+        server.url("/rows")
+    );
+    world.edit_configuration("        after: [", &http);
     let preview = world
         .program(&[
             "tenant",
@@ -176,6 +185,14 @@ fn hooks_keep_the_users_out_and_are_told_every_row() {
         .unwrap();
     assert_eq!(Json::parse(line).text("/key/tenant_id"), scene.victim);
     assert_eq!(count(world, "maintenance"), "0");
+    // The same rows in a request, behind a line that says whose they are.
+    let request = server.next();
+    assert!(request.head.starts_with("POST /rows "), "{}", request.head);
+    assert!(request.head.contains("authorization: Bearer s3cr3t"));
+    let (about, rows) = request.body.split_once('\n').unwrap();
+    assert_eq!(Json::parse(about).text("/hook"), "changed");
+    assert_eq!(Json::parse(about).text("/restore"), report.text("/id"));
+    assert_eq!(rows, lines);
     let proof: Vec<String> = report
         .list("/proof")
         .iter()
@@ -217,6 +234,20 @@ fn a_hook_that_fails_first_changes_nothing_and_one_that_fails_last_is_told() {
     );
     let world = &scene.world;
     let spoilt = scene.rows();
+    let server = HttpReceiver::start(Some(("503 Service Unavailable", "not at night")));
+    let http = format!("before: [ {{ http: {{ url: \"{}\" }} }}, ", server.url("/"));
+    world.edit_configuration("before: [ ", &http);
+    let output = restore(&scene, &[]);
+    assert_eq!(output.code, Some(1), "{output}");
+    let said = [
+        "hook `before`",
+        "nothing was changed",
+        "503 Service Unavailable",
+        "not at night",
+    ];
+    output.says(&said);
+    assert!(differences(&spoilt, &scene.rows()).is_empty());
+    world.edit_configuration(&http, "before: [ ");
     let output = restore(&scene, &[]);
     assert_eq!(output.code, Some(1), "{output}");
     output.says(&["hook `before`", "nothing was changed", "division by zero"]);

@@ -18,6 +18,7 @@ mod compare;
 mod folder;
 mod json;
 mod program;
+mod receiver;
 mod schema;
 mod world;
 mod writer;
@@ -31,6 +32,7 @@ pub(crate) use compare::{
 pub(crate) use folder::{Account, TempFolder, processes_in};
 pub(crate) use json::Json;
 pub(crate) use program::{Output, Program, free_port, wait_until};
+pub(crate) use receiver::HttpReceiver;
 pub(crate) use schema::{CARRIER, ERP, Schema};
 pub(crate) use world::{Options, World};
 pub(crate) use writer::Writer;

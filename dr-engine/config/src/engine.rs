@@ -9,7 +9,7 @@ use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
 use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
 
-use crate::{KeySource, Rate, S3Config};
+use crate::{HeaderSource, HttpHook, KeySource, Rate, S3Config};
 
 /// The engine file as written, with paths made absolute.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -365,6 +365,23 @@ pub struct TenantHooks {
 }
 
 impl TenantHooks {
+    /// All of them.
+    pub fn all(&self) -> impl Iterator<Item = &TenantHook> {
+        let hooks = self.before.iter().chain(&self.changed);
+        hooks.chain(&self.after)
+    }
+
+    pub(crate) fn headers_mut(&mut self) -> impl Iterator<Item = &mut HeaderSource> {
+        let hooks = self.before.iter_mut().chain(&mut self.changed);
+        let hooks = hooks.chain(&mut self.after);
+        hooks
+            .filter_map(|hook| match hook {
+                TenantHook::Http(http) => Some(http.headers.values_mut()),
+                TenantHook::Sql(_) | TenantHook::Command(_) => None,
+            })
+            .flatten()
+    }
+
     /// Whether nothing runs.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -382,6 +399,8 @@ pub enum TenantHook {
     /// A program and its arguments, without a shell. It finds the tenant in its environment; in `changed`, the
     /// rows are on its standard input, a line of JSON each.
     Command(Vec<String>),
+    /// An HTTP request: what a program finds in its environment and on its standard input is in its body.
+    Http(HttpHook),
 }
 
 /// One name or several.
@@ -414,10 +433,10 @@ impl Serialize for Names {
 }
 
 /// Reads what can be written as one word or as more.
-struct WordOr<T, M> {
-    expected: &'static str,
-    word: fn(String) -> T,
-    more: fn(M) -> T,
+pub(crate) struct WordOr<T, M> {
+    pub(crate) expected: &'static str,
+    pub(crate) word: fn(String) -> T,
+    pub(crate) more: fn(M) -> T,
 }
 
 impl<'de, T, M: Deserialize<'de>> Visitor<'de> for WordOr<T, M> {

@@ -16,6 +16,7 @@ mod drill;
 mod engine;
 mod error;
 mod exercise;
+mod hook;
 mod key_source;
 mod load;
 mod parse;
@@ -36,6 +37,7 @@ pub use engine::{
     TenantHook, TenantHooks, TenantTable, ViaBy, WorkloadConfig, WorkloadSource,
 };
 pub use error::ConfigError;
+pub use hook::{HeaderSource, HttpHook, SecretSource};
 pub use key_source::{ChosenKey, KeyCommandSource, KeySource};
 pub use load::{Config, Workload, check_rpo};
 pub use runbook::{

@@ -8,7 +8,10 @@ use dr_model::{HumanDuration, RepositoryName, TierName, WorkloadName};
 use crate::parse::{invalid_at, parse, read, suggestion};
 use crate::s3::wrong_class;
 use crate::schedule::check_schedule;
-use crate::{ConfigError, EngineFile, RepositoryConfig, Tier, WorkloadConfig, WorkloadSource};
+use crate::{
+    ConfigError, EngineFile, HeaderSource, RepositoryConfig, SecretSource, TenantHook, TenantHooks,
+    Tier, WorkloadConfig, WorkloadSource,
+};
 
 /// A validated configuration: the engine file and every tier.
 #[derive(Debug, Clone)]
@@ -362,10 +365,10 @@ fn validate_engine(engine: &EngineFile, path: &Path, text: &str) -> Result<(), C
             "write sqlite:PATH".to_owned(),
         ));
     }
-    engine
-        .workloads
-        .iter()
-        .try_for_each(|(name, workload)| validate_workload(engine, name, workload, path, text))
+    engine.workloads.iter().try_for_each(|(name, workload)| {
+        validate_workload(engine, name, workload, path, text)?;
+        validate_hooks(name, workload, path, text)
+    })
 }
 
 fn validate_workload(
@@ -470,6 +473,29 @@ fn validate_workload(
     Ok(())
 }
 
+fn validate_hooks(
+    name: &WorkloadName,
+    workload: &WorkloadConfig,
+    path: &Path,
+    text: &str,
+) -> Result<(), ConfigError> {
+    let hooks = workload
+        .tenancy
+        .iter()
+        .flat_map(|tenancy| tenancy.hooks.all());
+    let mut mistakes = hooks.filter_map(|hook| match hook {
+        TenantHook::Http(http) => http.mistake(),
+        TenantHook::Sql(_) | TenantHook::Command(_) => None,
+    });
+    let Some((message, hint)) = mistakes.next() else {
+        return Ok(());
+    };
+    let here = format!("{name}:");
+    let route = ["workloads:", &here, "hooks:", "http:"];
+    let message = format!("{message} (workload `{name}`)");
+    Err(invalid_at(path, text, &route, message, hint.to_owned()))
+}
+
 fn has_password(url: &str) -> bool {
     let authority = url.split_once("://").map_or(url, |(_, rest)| rest);
     let authority = authority.split(['/', '?']).next().unwrap_or(authority);
@@ -497,6 +523,15 @@ fn make_absolute(engine: &mut EngineFile, folder: &Path) {
         }
         if let Some(files) = &mut workload.files {
             absolute(&mut files.path);
+        }
+        let hooks = workload
+            .tenancy
+            .iter_mut()
+            .map(|tenancy| &mut tenancy.hooks);
+        for header in hooks.flat_map(TenantHooks::headers_mut) {
+            if let HeaderSource::Secret(SecretSource::File(path)) = header {
+                absolute(path);
+            }
         }
     }
 }

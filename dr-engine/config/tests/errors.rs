@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use dr_config::{
-    Config, ConfigError, DirectBy, DrillFile, ProbeFile, RunbookFile, TenantTable, Tier, ViaBy,
+    Config, ConfigError, DirectBy, DrillFile, HeaderSource, ProbeFile, RunbookFile, SecretSource,
+    TenantHook, TenantTable, Tier, ViaBy,
 };
 
 /// A folder with one valid file of each kind; removed at the end.
@@ -598,4 +599,59 @@ fn the_drill_in_the_readme_loads() {
     fs::copy(root.join(runbook), folder.path(runbook)).unwrap();
     fs::write(folder.path("drills/example.yaml"), example).unwrap();
     folder.load("drills/example.yaml").unwrap();
+}
+
+#[test]
+fn a_hook_can_be_a_request_whose_secrets_are_elsewhere() {
+    let folder = Folder::new();
+    let hooks = r#"shared_ids: ["0"]
+      hooks:
+        before: [ { sql: "select 1" } ]
+        changed:
+          - http:
+              url: https://search.example/rows
+              method: PUT
+              headers: { Authorization: { env: SEARCH_TOKEN }, X-Key: { file: keys/search }, X-Kind: tenant }
+              timeout: 30s
+"#;
+    folder.edit("dr.yaml", "shared_ids: [\"0\"]\n", hooks);
+    let config = Config::load(&folder.path("dr.yaml")).unwrap();
+    let workload = config.workload("erp").unwrap();
+    let tenancy = workload.config.tenancy.as_ref().unwrap();
+    let [TenantHook::Http(http)] = tenancy.hooks.changed.as_slice() else {
+        panic!("{:?}", tenancy.hooks)
+    };
+    assert_eq!(
+        (http.method(), http.timeout.unwrap().0.as_secs()),
+        ("PUT", 30)
+    );
+    let secret = |source| Some(HeaderSource::Secret(source));
+    let header = |name: &str| http.headers.get(name).cloned();
+    let token = SecretSource::Env("SEARCH_TOKEN".to_owned());
+    assert_eq!(header("Authorization"), secret(token));
+    let key = SecretSource::File(folder.path("keys/search"));
+    assert_eq!(header("X-Key"), secret(key));
+    let plain = HeaderSource::Plain("tenant".to_owned());
+    assert_eq!(header("X-Kind"), Some(plain));
+    // As it is kept with every backup, and read again.
+    let written = dr_config::to_yaml(http).unwrap();
+    assert!(written.contains("env: SEARCH_TOKEN"), "{written}");
+    check(
+        r#"
+        dr.yaml | ["0"]\n | ["0"]\n      hooks: { after: [ { http: { url: "ftp://x" } } ] }\n
+            23:27 | the `url` of a hook is no address for HTTP (workload `erp`) | https://HOST
+        dr.yaml | ["0"]\n | ["0"]\n      hooks: { after: [ { http: { url: "https://me:secret@x/" } } ] }\n
+            23:27 | holds a name or a password | Authorization
+        dr.yaml | ["0"]\n | ["0"]\n      hooks: { after: [ { http: { url: "http://x", method: GET } } ] }\n
+            23:27 | cannot send `GET` | POST
+        dr.yaml | ["0"]\n | ["0"]\n      hooks: { after: [ { http: { url: "http://x", timeout: 0s } } ] }\n
+            23:27 | is zero | 30s
+        dr.yaml | ["0"]\n | ["0"]\n      hooks: { after: [ { http: { url: "http://x", headers: { "a b": c } } } ] }\n
+            23:27 | `a b` is no name of a header |
+        dr.yaml | ["0"]\n | ["0"]\n      hooks: { after: [ { http: { url: "http://x", headers: { Host: c } } } ] }\n
+            23:27 | `Host` is not to be chosen |
+        dr.yaml | ["0"]\n | ["0"]\n      hooks: { after: [ { http: { url: "http://x", headers: { Key: { evn: c } } } } ] }\n
+            23:70 | unknown word `evn` | `env`
+        "#,
+    );
 }

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use dr_config::{ChosenKey, KeyCommandSource, KeySource, PostgresSource};
+use dr_config::{ChosenKey, KeyCommandSource, KeySource, PostgresSource, SecretSource};
 use dr_model::{RepositoryName, WorkloadName};
 use dr_store::{KeyCommand, RepositoryKey, StoreError};
 use zeroize::Zeroizing;
@@ -41,6 +41,21 @@ fn variable(name: &str) -> io::Result<Zeroizing<String>> {
 
 fn file(path: &Path) -> io::Result<Zeroizing<String>> {
     std::fs::read_to_string(path).map(Zeroizing::new)
+}
+
+/// A secret that a configuration names, without the end of its line.
+///
+/// # Errors
+/// Where it was looked for, and why it is not there; never the secret.
+pub fn secret(source: &SecretSource) -> io::Result<Zeroizing<String>> {
+    let text = match source {
+        SecretSource::Env(name) => variable(name)?,
+        SecretSource::File(path) => file(path).map_err(|error| {
+            io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+        })?,
+    };
+    let text = text.trim_end_matches(['\r', '\n']);
+    Ok(Zeroizing::new(text.to_owned()))
 }
 
 fn command(source: &KeyCommandSource) -> KeyCommand {

@@ -28,7 +28,7 @@ mod snapshot;
 pub use adopt::{AdoptRequest, AdoptSource, adopt};
 pub use error::InstallationError;
 pub use init::{InitOutcome, InitRequest, init};
-pub use key::{key_of, key_place, write_new_key};
+pub use key::{key_of, key_place, secret, write_new_key};
 pub use open::{Installation, open_for_wal};
 pub use place::{create_folder, write_new_file};
 pub use rebuild::RebuildReport;

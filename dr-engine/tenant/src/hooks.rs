@@ -1,6 +1,7 @@
 //! What an installation has run around writing to a tenant: keeping its users out, telling search indexes
 //! and caches what was written, letting the users in again.
 
+mod http;
 mod program;
 
 use std::io::{self, BufRead, BufReader};
@@ -89,6 +90,15 @@ impl Hooks {
         if plan.is_empty() || !plan.refused.is_empty() {
             return Ok(lines);
         }
+        // A request that cannot be made is known before the users are kept out, and not after.
+        for hook in self.hooks.all() {
+            if let TenantHook::Http(request) = hook {
+                http::check(request).map_err(|why| TenantError::Hook {
+                    hook: describe(hook),
+                    why,
+                })?;
+            }
+        }
         self.begun.store(true, Ordering::Relaxed);
         for hook in &self.hooks.before {
             let result = self.run(When::Before, hook, None).await;
@@ -165,12 +175,28 @@ impl Hooks {
                 TenantHook::Command(words) => {
                     program::run(words, self.environment(when), rows).await
                 }
+                TenantHook::Http(hook) => http::send(hook, &self.about(when), rows).await,
             }
         };
-        match tokio::time::timeout(self.limit, work).await {
+        let limit = match hook {
+            TenantHook::Http(http) => http.timeout.map_or(self.limit, |timeout| timeout.0),
+            TenantHook::Sql(_) | TenantHook::Command(_) => self.limit,
+        };
+        match tokio::time::timeout(limit, work).await {
             Ok(result) => result,
-            Err(_) => Err(format!("it was ended after {} s", self.limit.as_secs())),
+            Err(_) => Err(format!("it was ended after {} s", limit.as_secs_f64())),
         }
+    }
+
+    /// What a request says of itself: the same that a program finds in its environment.
+    fn about(&self, when: When) -> Value {
+        json!({
+            "hook": when.word(),
+            "tenant_id": self.tenant.id,
+            "tenant_name": self.tenant.name,
+            "workload": self.workload.as_str(),
+            "restore": self.restore.as_str(),
+        })
     }
 
     /// What a program finds in its environment.
@@ -267,6 +293,7 @@ fn describe(hook: &TenantHook) -> String {
             format!("SQL `{}`", text.chars().take(80).collect::<String>())
         }
         TenantHook::Command(words) => format!("`{}`", words.join(" ")),
+        TenantHook::Http(hook) => format!("`{}`", http::describe(hook)),
     }
 }
 
@@ -384,10 +411,10 @@ fn unescaped(field: &str) -> Option<String> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    fn hooks() -> Hooks {
+    pub(crate) fn hooks() -> Hooks {
         Hooks {
             hooks: TenantHooks::default(),
             live: ConnectOptions {
