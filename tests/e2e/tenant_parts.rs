@@ -461,3 +461,59 @@ fn a_tenant_of_a_moment_becomes_a_database_of_its_own() {
     let left = "select count(*) from pg_database where datname like 'dr_clone%'";
     assert_eq!(world.cluster.value(left), "0");
 }
+
+/// Rows of the system's own tenant, and what belongs to them by foreign keys, are in every clone: a tenant's rows may
+/// refer to them.
+#[test]
+fn a_clone_has_what_is_everybodys_through_foreign_keys_too() {
+    let scene = Scene::new("tenant-clone-shared", &ERP);
+    let world = &scene.world;
+    let shared = "      shared_ids: [\"0\"]\n      tables: { currency: shared }\n";
+    world.edit_configuration("      tables: { currency: shared }\n", shared);
+    let (own, other) = (&scene.victim, &world.tenants()[3].0);
+    // An order line of the system's, which belongs to it through its order; and one of the tenant's notes about it.
+    world.cluster.psql(
+        "insert into public.tenant (tenant_id, code) values (0, 'SYSTEM'); \
+         insert into public.sales_order (tenant_id, order_no) values (0, 'template'); \
+         insert into public.order_line (order_id, line_no, sku, quantity, price) \
+           select order_id, 1, 'T', 1, 1 from public.sales_order where order_no = 'template'; \
+         create table public.line_note (tenant_id int references public.tenant, order_id bigint, line_no int, \
+           primary key (tenant_id, order_id, line_no), foreign key (order_id, line_no) references public.order_line)",
+    );
+    world.cluster.psql(&format!(
+        "insert into public.line_note select {own}, order_id, 1 from public.sales_order where order_no = 'template'"
+    ));
+    let target = world.cluster.moment();
+    let clone = world.program(&["tenant", "restore", &scene.name, "--to", &target]);
+    let into = ["--mode", "clone", "--into-database", "acme_then"];
+    clone.args(into).run().ok();
+    let copy = Cluster {
+        database: "acme_then".to_owned(),
+        ..world.cluster.clone()
+    };
+    assert_foreign_keys_hold(&copy, "the clone");
+    let lines = "select count(*) from public.order_line where sku = 'T'";
+    assert_eq!(copy.value(lines), "1");
+    assert_eq!(copy.value("select count(*) from public.line_note"), "1");
+    let theirs = format!("select count(*) from public.sales_order where tenant_id = {other}");
+    assert_eq!(copy.value(&theirs), "0");
+    let found = differences(&scene.rows_then, &rows_of(&copy, &ERP, own));
+    assert!(found.is_empty(), "{found:#?}");
+    // As the system's order lines are nobody's slice, they are not the tenant's to be given another id.
+    let other_id = [
+        "--mode",
+        "clone",
+        "--into-database",
+        "acme_other",
+        "--as",
+        "4711",
+    ];
+    let clone = world.program(&["tenant", "restore", &scene.name, "--to", &target]);
+    clone.args(other_id).run().ok();
+    let copy = Cluster {
+        database: "acme_other".to_owned(),
+        ..world.cluster.clone()
+    };
+    let ids = "select string_agg(distinct tenant_id::text, ' ' order by tenant_id::text) from public.sales_order";
+    assert_eq!(copy.value(ids), "0 4711");
+}

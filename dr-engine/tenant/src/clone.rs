@@ -111,6 +111,9 @@ pub async fn clone(
         Some(tenant) => format!("id:{}", tenant.id),
         None => request.tenant.clone(),
     };
+    let everybody = registry
+        .everybodys(&scratch.connect_options(registry.registry()), server)
+        .await?;
     let at_target = format!("in workload `{}` at the target", registry.workload);
     let tenant = tenants::choose(&then, &wanted, &at_target)?;
     let place = registry.clone().of_tenant(&tenant)?;
@@ -118,6 +121,7 @@ pub async fn clone(
         source: scratch.connect_options(&place.database()),
         place: &place,
         tenant: &tenant,
+        everybody: &everybody,
         id: into.id.as_deref(),
         progress: progress.as_ref(),
         cancel: &cancel,
@@ -207,6 +211,8 @@ struct Clone<'a> {
     source: ConnectOptions,
     place: &'a Place,
     tenant: &'a Tenant,
+    /// Whose rows are everybody's: they belong to no tenant, and a clone is not whole without them.
+    everybody: &'a [Tenant],
     id: Option<&'a str>,
     progress: &'a dyn Progress,
     cancel: &'a CancellationToken,
@@ -342,16 +348,12 @@ impl Clone<'_> {
 
     fn of_tenant(&self, owner: &Ownership<'_>, found: &SliceTable) -> Copied {
         let mine = owner.condition(&found.class, "t");
-        let shared = match &found.class {
-            TableClass::Direct {
-                column, id: None, ..
-            } if !self.place.tenancy.shared_ids.is_empty() => {
-                let ids = self.place.tenancy.shared_ids.iter();
-                let ids: Vec<String> = ids.map(|id| literal(id)).collect();
-                format!(" or t.{}::text in ({})", ident(column), ids.join(", "))
-            }
-            _ => String::new(),
-        };
+        let shared = self.everybody.iter().map(|tenant| {
+            let map = owner.map;
+            let condition = Ownership { map, tenant }.condition(&found.class, "t");
+            format!(" or ({condition})")
+        });
+        let shared: String = shared.collect();
         let value = |column: &crate::slice::SliceColumn| {
             let name = format!("t.{}", ident(&column.name));
             match (&found.class, self.id) {

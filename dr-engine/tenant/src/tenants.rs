@@ -235,6 +235,27 @@ impl Place {
         nothing_refused(refused)
     }
 
+    /// Those whose rows are everybody's, with what else tables know them by where the query lists them.
+    pub(crate) async fn everybodys(
+        &self,
+        options: &ConnectOptions,
+        server: &str,
+    ) -> Result<Vec<Tenant>, TenantError> {
+        if self.tenancy.shared_ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let listed = list(options, &self.query, server).await?;
+        let of = |id: &String| {
+            let found = listed.iter().find(|tenant| tenant.id == *id);
+            found.cloned().unwrap_or_else(|| Tenant {
+                id: id.clone(),
+                name: id.clone(),
+                others: BTreeMap::new(),
+            })
+        };
+        Ok(self.tenancy.shared_ids.iter().map(of).collect())
+    }
+
     /// Lists the tenants, of the live database or of a copy. Whose rows are everybody's is none.
     pub(crate) async fn tenants(
         &self,
