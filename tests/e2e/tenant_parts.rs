@@ -72,6 +72,12 @@ fn only_what_was_chosen_comes_back() {
     assert_foreign_keys_hold(&scene.world.cluster, "after a part");
 
     let id = report.text("/id");
+    let past = scene.world.ask(&["tenant", "history"]);
+    let past = past.list("").pop().unwrap();
+    assert_eq!(past.text("/filter/tables/0"), "setting");
+    assert_eq!(past.text("/filter/conditions/0/1"), "customer_no = 2");
+    let said = "only table setting, rows of customer where customer_no = 2";
+    scene.world.dr(&["tenant", "history"]).ok().says(&[said]);
     let out = scene.world.path("bin").display().to_string();
     scene
         .world

@@ -371,6 +371,32 @@ fn a_tenants_rows_of_a_moment_are_files_that_can_be_loaded_elsewhere() {
         assert_eq!(body.len() as u64, table.number("/bytes"));
     }
 
+    // A part of it: of the tenant's rows, whatever the condition says.
+    let part = world.path("part");
+    let into = part.display().to_string();
+    let chosen = [
+        "--tables",
+        "setting",
+        "--where",
+        "customer: customer_no = 2) or (customer_no = 3",
+    ];
+    let bad = ["--into", &into, "--where", "customer: colour = 'red'"];
+    export(&bad).says(&["colour"]);
+    assert!(!part.exists());
+    export(&[&["--into", &into], chosen.as_slice()].concat()).ok();
+    let manifest = Json::parse(&fs::read_to_string(part.join("manifest.json")).unwrap());
+    assert_eq!(manifest.text("/filter/tables/0"), "setting");
+    assert_eq!(manifest.text("/filter/conditions/0/0"), "customer");
+    let tables = manifest.list("/tables");
+    let rows = |name: &str| {
+        let found = tables.iter().find(|table| table.text("/table") == name);
+        found.map(|table| table.number("/rows"))
+    };
+    assert_eq!(tables.len(), 2);
+    assert_eq!(rows("public.customer"), Some(2));
+    let settings = scene.rows_then["public.setting"].len() as u64;
+    assert_eq!(rows("public.setting"), Some(settings));
+
     // Into an empty database of the same shape.
     let copy = Cluster {
         database: "copy".to_owned(),

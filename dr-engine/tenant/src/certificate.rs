@@ -79,7 +79,10 @@ pub async fn certificate(
                 ));
             }
         };
-        let report = report.ok_or_else(|| without("nothing is kept of what was shown"))?;
+        let mut report = report.ok_or_else(|| without("nothing is kept of what was shown"))?;
+        if report.filter.is_everything() {
+            report.filter = record.filter;
+        }
         debug_assert_eq!(report.id, record.id);
         let sign = |document: &[u8]| {
             repository

@@ -200,6 +200,7 @@ impl Execution {
             tenant: self.set.tenant.clone(),
             mode: self.set.mode,
             purpose: self.plan.purpose.clone(),
+            filter: self.plan.filter.clone(),
             started,
             system_id: identity.system_id,
             transaction: xid.map(|xid| xid.to_string()),

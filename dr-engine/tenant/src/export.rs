@@ -22,7 +22,7 @@ use crate::plan::{Tenant, TenantRequest};
 use crate::slice::{Ownership, SliceTable, slice};
 use crate::sql::{self, CopyFormat, ident, table};
 use crate::tenants::{self, Place};
-use crate::{TenantError, rows, work};
+use crate::{Filter, TenantError, rows, work};
 
 /// What is in the folder, told beside the files in `manifest.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,6 +43,9 @@ pub struct Export {
     pub last_commit_time: Option<DateTime<Utc>>,
     /// When it was written.
     pub exported: DateTime<Utc>,
+    /// What it was limited to.
+    #[serde(default, skip_serializing_if = "Filter::is_everything")]
+    pub filter: Filter,
     /// In an order in which they can be loaded.
     pub tables: Vec<ExportedTable>,
     /// What is to be known of it, a sentence each.
@@ -141,6 +144,7 @@ pub async fn export(
         &scratch,
         &then,
         tenant,
+        &request.filter,
         &staged.0,
         progress.as_ref(),
         &cancel,
@@ -158,6 +162,7 @@ async fn write(
     scratch: &Scratch,
     all: &[Tenant],
     tenant: Tenant,
+    filter: &Filter,
     folder: &Path,
     progress: &dyn Progress,
     cancel: &CancellationToken,
@@ -175,8 +180,10 @@ async fn write(
     // A table that is declared may not have been there yet.
     let map = rows::map_then(&mut then, &place.workload, &place.tenancy, &owners).await?;
     let map = rows::complete(map)?;
+    filter.check(&map)?;
     let catalog = CatalogRows::read(&mut then).await?;
-    let sliced = slice(&map, &tenant, &catalog, &catalog);
+    let mut sliced = slice(&map, &tenant, &catalog, &catalog);
+    sliced.tables.retain(|found| filter.chooses(&found.table));
     let owner = Ownership {
         map: &map,
         tenant: &tenant,
@@ -196,13 +203,24 @@ async fn write(
                 .to_owned(),
         );
     }
+    if !filter.is_everything() {
+        notes.push(
+            "only what was chosen is in it: rows of other tables that it refers to are not"
+                .to_owned(),
+        );
+    }
     let mut tables = Vec::new();
     for (number, found) in (1..).zip(&ordered) {
         if cancel.is_cancelled() {
             return Err(TenantError::Cancelled);
         }
         progress.note(&format!("writing {}", found.table));
-        tables.push(write_table(&mut then, &owner, found, number, folder).await?);
+        let rows = Rows {
+            from: found.from(),
+            own: owner.condition(&found.class, "t"),
+            chosen: filter.condition(&found.table),
+        };
+        tables.push(write_table(&mut then, &rows, found, number, folder).await?);
     }
     rows::close(then).await;
     Ok(Export {
@@ -213,6 +231,7 @@ async fn write(
         lsn: scratch.reached.lsn,
         last_commit_time: scratch.reached.last_commit_time,
         exported: DateTime::UNIX_EPOCH,
+        filter: filter.clone(),
         tables,
         notes: notes
             .into_iter()
@@ -279,14 +298,38 @@ fn with_control_characters(found: &SliceTable) -> Option<String> {
         })
 }
 
+/// The rows of a table that are written.
+struct Rows<'a> {
+    from: String,
+    /// Says which are the tenant's.
+    own: String,
+    /// Says which of these were chosen.
+    chosen: Option<&'a str>,
+}
+
+impl Rows<'_> {
+    /// As they stand in FROM, with the alias. What was chosen is chosen among the tenant's rows: whatever is said
+    /// there, it brings no others.
+    fn of(&self, found: &SliceTable) -> String {
+        let (from, own) = (&self.from, &self.own);
+        match self.chosen {
+            None => format!("{from} t where {own}"),
+            Some(chosen) => format!(
+                "(select * from (select {} from {from} t where {own}) {} where (\n{chosen}\n)) t",
+                found.select_list("t"),
+                ident(&found.table.name)
+            ),
+        }
+    }
+}
+
 async fn write_table(
     then: &mut PgConnection,
-    owner: &Ownership<'_>,
+    rows: &Rows<'_>,
     found: &SliceTable,
     number: u32,
     folder: &Path,
 ) -> Result<ExportedTable, TenantError> {
-    let condition = owner.condition(&found.class, "t");
     let key: Vec<&str> = (found.key.iter())
         .map(|key| found.name_at(key.place))
         .collect();
@@ -301,17 +344,14 @@ async fn write_table(
         }
     };
     let what = format!("the tenant's rows of {}", found.table);
-    let from = found.from();
-    let query = format!(
-        "select {} from {from} t where {condition}{order}",
-        found.select_list("t")
-    );
+    let from = rows.of(found);
+    let query = format!("select {} from {from}{order}", found.select_list("t"));
     let file = file_name(number, found);
     let path = folder.join(&file);
     let copied = sql::copy_to_file(then, &query, CopyFormat::Csv, &path, &what).await?;
     let counted: i64 = sql::value(
         then,
-        &format!("select count(*) from {from} t where {condition}"),
+        &format!("select count(*) from {from}"),
         format!("counting {what}"),
     )
     .await?;

@@ -11,7 +11,7 @@ use serde::Serialize;
 use crate::execute::blocking;
 use crate::record::{self, Ending, Outcome, Record};
 use crate::tenants::{self, Place};
-use crate::{Mode, Purpose, Tenant, TenantError, outcome, rows};
+use crate::{Filter, Mode, Purpose, Tenant, TenantError, outcome, rows};
 
 /// One restore or undo.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -26,6 +26,9 @@ pub struct Past {
     pub purpose: Purpose,
     /// How much was put back.
     pub mode: Mode,
+    /// What it was limited to.
+    #[serde(skip_serializing_if = "Filter::is_everything")]
+    pub filter: Filter,
     /// When it began (wall clock).
     pub started: DateTime<Utc>,
     /// Who asked for it, where that is known.
@@ -103,12 +106,18 @@ pub async fn history(
             Some(Outcome::Unknown) | None => asked(&place, &record).await,
         };
         let report = ending.and_then(|ending| ending.report);
+        // Records of before do not say it, reports always did.
+        let filter = match (&report, record.filter.is_everything()) {
+            (Some(report), true) => report.filter.clone(),
+            _ => record.filter,
+        };
         all.push(Past {
             id: record.id,
             workload: record.workload,
             tenant: record.tenant,
             purpose: record.purpose,
             mode: record.mode,
+            filter,
             started: record.started,
             by: report.and_then(|report| report.by),
             undo_point: record.point,
@@ -187,6 +196,7 @@ mod tests {
                     },
                 },
                 mode: Mode::Replace,
+                filter: Filter::default(),
                 started: DateTime::UNIX_EPOCH,
                 by: None,
                 undo_point: RestorePointId::new(&"erp".parse().unwrap(), DateTime::UNIX_EPOCH),

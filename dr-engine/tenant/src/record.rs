@@ -10,7 +10,7 @@ use dr_store::Repository;
 use serde::{Deserialize, Serialize};
 
 use crate::outcome::WalPlace;
-use crate::{Mode, Purpose, Tenant, TenantError, TenantRestoreReport};
+use crate::{Filter, Mode, Purpose, Tenant, TenantError, TenantRestoreReport};
 
 /// The kind of both records.
 const KIND: &str = "tenant-restore";
@@ -25,6 +25,9 @@ pub(crate) struct Record {
     pub(crate) tenant: Tenant,
     pub(crate) mode: Mode,
     pub(crate) purpose: Purpose,
+    /// What it was limited to.
+    #[serde(default, skip_serializing_if = "Filter::is_everything")]
+    pub(crate) filter: Filter,
     pub(crate) started: DateTime<Utc>,
     pub(crate) system_id: SystemId,
     /// The transaction; `None` when only folders are put back.
@@ -190,6 +193,7 @@ mod tests {
         let mut record: Record = serde_json::from_str(FIRST).unwrap();
         assert_eq!(record.transaction.as_deref(), Some("4711"));
         assert_eq!(record.wal, None);
+        assert!(record.filter.is_everything());
         // And written as they were.
         let written = serde_json::to_value(&record).unwrap();
         let first: serde_json::Value = serde_json::from_str(FIRST).unwrap();
@@ -198,7 +202,13 @@ mod tests {
             timeline: Timeline(2),
             lsn: Lsn(0x300_0028),
         });
+        let conditions = ["item: price > 5".to_owned()];
+        record.filter = Filter::new(&["invoice".to_owned()], &conditions).unwrap();
         let written = serde_json::to_value(&record).unwrap();
+        let filter = serde_json::json!({
+            "tables": ["invoice"], "conditions": [["item", "price > 5"]]
+        });
+        assert_eq!(written.get("filter"), Some(&filter));
         let wal = serde_json::json!({ "timeline": 2, "lsn": "0/3000028" });
         assert_eq!(written.get("wal"), Some(&wal));
         assert_eq!(serde_json::from_value::<Record>(written).unwrap(), record);

@@ -79,7 +79,10 @@ async fn history(context: &Context, name: Option<&str>) -> Result<u8, Failure> {
                 one.id.to_string(),
                 one.started.format("%Y-%m-%d %H:%M:%SZ").to_string(),
                 one.tenant.name.clone(),
-                one.purpose.to_string(),
+                match one.filter.lines().join(", ") {
+                    only if only.is_empty() => one.purpose.to_string(),
+                    only => format!("{}, only {only}", one.purpose),
+                },
                 format!(
                     "{}{}{}",
                     one.became,

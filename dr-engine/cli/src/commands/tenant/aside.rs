@@ -20,8 +20,8 @@ pub(super) async fn run(
     arguments: &TenantRestoreArgs,
 ) -> Result<u8, Failure> {
     let refuse = |what: &str| Err(Failure::plain(USAGE, what, None));
-    if !request.filter.is_everything() {
-        return refuse("this takes all tables: --tables and --where do not go with it");
+    if request.mode == Mode::Clone && !request.filter.is_everything() {
+        return refuse("a clone has all tables: --tables and --where do not go with it");
     }
     if arguments.preview {
         return refuse("this changes nothing, and has no preview");
@@ -78,6 +78,9 @@ async fn export(
                     done.lsn,
                     into.display()
                 ));
+                for line in done.filter.lines() {
+                    output::data(&format!("  only {line}"));
+                }
                 for note in &done.notes {
                     output::data(&format!("  note: {note}"));
                 }

@@ -41,6 +41,7 @@ async fn record(bench: &Bench, xid: u64, wal: Option<WalPlace>) -> Record {
             last_commit_time: None,
             note: None,
         },
+        filter: Filter::default(),
         started: now,
         system_id: identity.system_id,
         transaction: Some(xid.to_string()),
