@@ -290,6 +290,16 @@ fn a_certificate_is_handed_out_and_no_change_to_it_passes() {
     let scene = Scene::new("tenant-certificate", &ERP);
     scene.mistake();
     let world = &scene.world;
+    // The checksum as the documentation has it.
+    let sum = format!(
+        "set timezone = 'UTC'; set extra_float_digits = 1; with rows as (select sha256(convert_to(row(\
+         tenant_id, key, value, raw)::text, 'UTF8')) as sum from public.setting where tenant_id = {}), heads as \
+         (select substr(sum, 1, 2) as head, sha256(string_agg(sum, '' order by sum)) as sum from rows group by 1) \
+         select encode(sha256(string_agg(sum, '' order by head)), 'hex') from heads",
+        scene.victim
+    );
+    let summed = || world.cluster.psql(&sum).pop().unwrap();
+    let sum_before = summed();
     let report = Json::parse(&restore(&scene, &[]).ok().stdout);
     let id = report.text("/id");
     let out = world.path("certificates");
@@ -323,23 +333,13 @@ fn a_certificate_is_handed_out_and_no_change_to_it_passes() {
             "{name}"
         );
     }
-    // The checksum as the documentation has it.
-    let sum = format!(
-        "set timezone = 'UTC'; set extra_float_digits = 1; with rows as (select sha256(convert_to(row(\
-         tenant_id, key, value, raw)::text, 'UTF8')) as sum from public.setting where tenant_id = {}), heads as \
-         (select substr(sum, 1, 2) as head, sha256(string_agg(sum, '' order by sum)) as sum from rows group by 1) \
-         select encode(sha256(string_agg(sum, '' order by head)), 'hex') from heads",
-        scene.victim
-    );
     let tables = certificate.list("/tables");
     let setting = tables
         .iter()
         .find(|table| table.text("/table") == "public.setting")
         .unwrap();
-    assert_eq!(
-        world.cluster.psql(&sum).last().unwrap(),
-        &setting.text("/sha256")
-    );
+    assert_eq!(summed(), setting.text("/sha256"));
+    assert_ne!(summed(), sum_before);
 
     // Genuine, says this program, and says another one that only has the documentation.
     for file in [&json, &html] {
@@ -397,6 +397,14 @@ fn a_certificate_is_handed_out_and_no_change_to_it_passes() {
     world
         .dr(&["tenant", "certificate", &undo, "--out", &folder])
         .ok();
+    let document = Json::parse(&both(&out.join(format!("{undo}.json"))));
+    let tables = document.list("/certificate/tables");
+    let of = |name: &str| tables.iter().find(|table| table.text("/table") == name);
+    assert_eq!(of("public.setting").unwrap().text("/sha256"), sum_before);
+    for (name, rows) in scene.rows() {
+        let said = of(&name).map_or(0, |table| table.number("/rows"));
+        assert_eq!(said, rows.len() as u64, "{name}");
+    }
     let text = both(&out.join(format!("{undo}.html")));
     assert!(text.contains("A restore was taken back") && text.contains(&id));
 }

@@ -28,6 +28,7 @@ mod catalog;
 mod certificate;
 mod changes;
 mod checks;
+mod checksum;
 mod classify;
 mod clone;
 mod conflicts;

@@ -18,14 +18,15 @@ use crate::hooks::Hooks;
 use crate::mapping::place_and_map;
 use crate::plan::TablePlan;
 use crate::record::{self, Ending, Outcome, Record};
-use crate::report::{ProofLine, ProofOutcome};
+use crate::report::{ProofLine, ProofOutcome, TableContent};
 use crate::run::not_read_again;
 use crate::slice::Ownership;
 use crate::tenants::{self, Place};
 use crate::undo::{self, State};
 use crate::work::WorkFolder;
 use crate::{
-    Mode, OnConflict, Purpose, TenantError, TenantPlan, TenantRestoreReport, outcome, rows,
+    Mode, OnConflict, Purpose, TenantError, TenantPlan, TenantRestoreReport, checksum, outcome,
+    rows, sql,
 };
 
 /// An undo that is ready to be carried out.
@@ -283,6 +284,10 @@ async fn take_back(execution: Execution, hooks: &Hooks) -> Result<(Execution, Do
         done.report
             .proof
             .push(line.unwrap_or_else(|error| not_read_again(&error)));
+        match content(&execution, &execution.spool).await {
+            Ok(content) => done.report.content = content,
+            Err(error) => done.report.proof.push(not_summed(&error)),
+        }
         done.report
             .proof
             .extend(hooks.changed(execution.written()).await);
@@ -311,4 +316,40 @@ async fn look_again(execution: &Execution, spool: &Path) -> Result<ProofLine, Te
         },
         detail: format!("{rows} rows read again, {wrong} differ"),
     })
+}
+
+/// The tenant's rows by table, as they are now: all of their columns, because all were put back.
+async fn content(execution: &Execution, spool: &Path) -> Result<Vec<TableContent>, TenantError> {
+    let mut live = rows::session(&execution.place.live, "the live database").await?;
+    let forward = ChangeSet::read(spool)?;
+    let owner = Ownership {
+        map: &execution.map,
+        tenant: &forward.tenant,
+    };
+    let begin = "begin isolation level repeatable read read only";
+    sql::run(&mut live, begin, "reading the live database again").await?;
+    let mut content = Vec::new();
+    for table in forward.tables.iter().filter(|table| !table.left_out) {
+        let slice = &table.slice;
+        let record = format!("row({})", slice.select_list("t"));
+        let own = owner.condition(&slice.class, "t");
+        let from = format!("{} t where {own}", slice.from());
+        let what = format!("the tenant's rows of {}", slice.table);
+        let (rows, sha256) = checksum::of(&mut live, &record, &from, &what).await?;
+        content.push(TableContent {
+            table: slice.table.to_string(),
+            rows,
+            sha256,
+        });
+    }
+    rows::close(live).await;
+    Ok(content)
+}
+
+fn not_summed(error: &TenantError) -> ProofLine {
+    ProofLine {
+        what: "the tenant's rows summed by table after the commit".to_owned(),
+        outcome: ProofOutcome::NotMeasured,
+        detail: error.to_string(),
+    }
 }
