@@ -18,6 +18,7 @@ use serde::Serialize;
 use sqlx::postgres::PgConnection;
 use tokio_util::sync::CancellationToken;
 
+use crate::beside::{self, Then};
 use crate::catalog::CatalogRows;
 use crate::execute::blocking;
 use crate::map::{TableClass, TenancyMap};
@@ -25,7 +26,7 @@ use crate::plan::{Tenant, TenantRequest};
 use crate::slice::{Ownership, SliceTable, slice};
 use crate::sql::{self, ident, literal, table};
 use crate::tenants::{self, Place};
-use crate::{TenantError, rows, work};
+use crate::{TenantError, checksum, rows};
 
 /// Where a clone goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -89,34 +90,21 @@ pub async fn clone(
     // Only to see whether the name is understood.
     registry.in_database(&into.database)?;
     refuse_existing(&registry, &into.database).await?;
-    progress.note(&format!(
-        "bringing back {} at {}",
-        registry.workload, request.target
-    ));
-    let scratch = dr_restore::scratch(
+    let found = (&registry, live_tenant.as_ref());
+    let Then {
+        scratch,
+        all,
+        everybody,
+        tenant,
+        place,
+    } = beside::bring_back(
         installation,
-        &registry.workload,
-        &request.target,
-        &work::base(),
+        request,
+        found,
         Arc::clone(&progress),
         cancel.clone(),
     )
-    .await
-    .map_err(TenantError::Restore)?;
-    let server = "the scratch instance";
-    let then = registry
-        .tenants(&scratch.connect_options(registry.registry()), server)
-        .await?;
-    let wanted = match &live_tenant {
-        Some(tenant) => format!("id:{}", tenant.id),
-        None => request.tenant.clone(),
-    };
-    let everybody = registry
-        .everybodys(&scratch.connect_options(registry.registry()), server)
-        .await?;
-    let at_target = format!("in workload `{}` at the target", registry.workload);
-    let tenant = tenants::choose(&then, &wanted, &at_target)?;
-    let place = registry.clone().of_tenant(&tenant)?;
+    .await?;
     let clone = Clone {
         source: scratch.connect_options(&place.database()),
         place: &place,
@@ -133,7 +121,7 @@ pub async fn clone(
     .replace('-', "_")
     .to_lowercase();
     let work = registry.in_database(&temporary)?;
-    let made = clone.make(&registry.live, &work, &temporary, &then).await;
+    let made = clone.make(&registry.live, &work, &temporary, &all).await;
     let renamed = match made {
         Ok(made) => rename(&registry.live, &temporary, &into.database)
             .await
@@ -392,21 +380,19 @@ impl Clone<'_> {
         self.progress.note(&format!("copying {}", copied.name));
         let what = format!("the rows of {}", copied.name);
         let target = copied.from.trim_start_matches("only ");
-        let query = format!(
-            "select {} from {} t where {}",
-            copied.values.join(", "),
-            copied.from,
-            copied.condition
-        );
+        let values = copied.values.join(", ");
+        let rows = format!("{} t where {}", copied.from, copied.condition);
+        let query = format!("select {values} from {rows}");
         let into = format!("{target} ({})", copied.columns.join(", "));
         sql::copy_across(then, &query, new, &into, &what).await?;
-        let was = sum(then, &copied.values, &copied.from, &copied.condition, &what).await?;
+        let was = checksum::of(then, &format!("row({values})"), &rows, &what).await?;
         let plain: Vec<String> = copied
             .columns
             .iter()
             .map(|name| format!("t.{name}"))
             .collect();
-        let is = sum(new, &plain, &copied.from, "true", &what).await?;
+        let plain = format!("row({})", plain.join(", "));
+        let is = checksum::of(new, &plain, &format!("{} t", copied.from), &what).await?;
         if was != is {
             return Err(TenantError::CheckFailed {
                 what: "the rows in the new database are not those at the target",
@@ -530,25 +516,4 @@ async fn create_database(then: &mut PgConnection, database: &str) -> Result<Stri
         statement.push_str(" locale_provider builtin");
     }
     Ok(statement)
-}
-
-/// Rows, and their SHA-256 whatever their order.
-async fn sum(
-    session: &mut PgConnection,
-    values: &[String],
-    from: &str,
-    condition: &str,
-    what: &str,
-) -> Result<(u64, String), TenantError> {
-    let query = format!(
-        "select coalesce(sum(rows), 0)::int8::text || ' ' || \
-           encode(sha256(coalesce(string_agg(sum, ''::bytea order by head), ''::bytea)), 'hex') from \
-           (select substr(sum, 1, 2) as head, count(*) as rows, sha256(string_agg(sum, ''::bytea order by sum)) as sum \
-           from (select sha256(convert_to(row({})::text, 'UTF8')) as sum from {from} t where {condition}) rows \
-           group by substr(sum, 1, 2)) heads",
-        values.join(", ")
-    );
-    let text: String = sql::value(session, &query, format!("summing {what}")).await?;
-    let (rows, sum) = text.split_once(' ').unwrap_or(("0", ""));
-    Ok((rows.parse().unwrap_or(0), sum.to_owned()))
 }

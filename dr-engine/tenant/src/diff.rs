@@ -10,11 +10,12 @@ use std::path::Path;
 
 use sqlx::postgres::PgConnection;
 
-use crate::TenantError;
+use crate::casts::Cast;
 use crate::changes::{Counts, Direction, TableChanges};
 use crate::plan::{Mode, Sample, TablePlan};
-use crate::slice::{Cast, Ownership, SliceTable, numbered_record};
+use crate::slice::{Ownership, SliceTable, numbered_record};
 use crate::sql::{self, CopyFormat, literal};
+use crate::{TenantError, checksum};
 
 /// The schema in the scratch database.
 pub(crate) const SCHEMA: &str = "dr_tenant";
@@ -442,27 +443,21 @@ pub(crate) struct Remaining {
     pub(crate) rows: u64,
 }
 
-/// The SHA-256 over the rows of `after_N`, whatever their order. In two steps, so that no value is large:
-/// rows whose own sums begin alike are put together first.
+/// The checksum over the rows of `after_N`.
 pub(crate) async fn checksum(
     scratch: &mut PgConnection,
     table: &SliceTable,
     condition: Option<&str>,
 ) -> Result<String, TenantError> {
     let common = table.places(|column| column.common);
-    let image = format!("{}::text", numbered_record("s", "c", &common));
-    let query = format!(
-        "select encode(sha256(coalesce(string_agg(sum, ''::bytea order by head), ''::bytea)), 'hex') from \
-           (select substr(sum, 1, 2) as head, sha256(string_agg(sum, ''::bytea order by sum)) as sum from \
-             (select sha256(convert_to({image}, 'UTF8')) as sum from {SCHEMA}.after_{} s where {}) rows \
-           group by substr(sum, 1, 2)) heads",
-        table.number,
-        condition.map_or("true".to_owned(), |condition| holds_of(
-            table, condition, "s", "c"
-        ))
-    );
-    let what = format!("summing the tenant's rows of {}", table.table);
-    sql::value(scratch, &query, &what).await
+    let record = numbered_record("s", "c", &common);
+    let meant = condition.map_or("true".to_owned(), |condition| {
+        holds_of(table, condition, "s", "c")
+    });
+    let from = format!("{SCHEMA}.after_{} s where {meant}", table.number);
+    let what = format!("the tenant's rows of {}", table.table);
+    let (_, sum) = checksum::of(scratch, &record, &from, &what).await?;
+    Ok(sum)
 }
 
 /// Reads the tenant's rows of a table again and compares them with the target. A row that differs and

@@ -12,17 +12,17 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use dr_installation::Installation;
 use dr_model::{Lsn, Progress, Target, WorkloadName};
-use dr_restore::Scratch;
 use serde::{Deserialize, Serialize};
 use sqlx::postgres::PgConnection;
 use tokio_util::sync::CancellationToken;
 
+use crate::beside::{self, Then};
 use crate::catalog::CatalogRows;
 use crate::plan::{Tenant, TenantRequest};
 use crate::slice::{Ownership, SliceTable, slice};
 use crate::sql::{self, CopyFormat, ident, table};
-use crate::tenants::{self, Place};
-use crate::{Filter, TenantError, rows, work};
+use crate::tenants;
+use crate::{Filter, TenantError, rows};
 
 /// What is in the folder, told beside the files in `manifest.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -112,38 +112,18 @@ pub async fn export(
     }
     let (registry, live_tenant) =
         tenants::find(installation, &request.tenant, request.workload.as_ref()).await?;
-    progress.note(&format!(
-        "bringing back {} at {}",
-        registry.workload, request.target
-    ));
-    let scratch = dr_restore::scratch(
+    let found = (&registry, live_tenant.as_ref());
+    let then = beside::bring_back(
         installation,
-        &registry.workload,
-        &request.target,
-        &work::base(),
+        request,
+        found,
         Arc::clone(&progress),
         cancel.clone(),
     )
-    .await
-    .map_err(TenantError::Restore)?;
-    let server = "the scratch instance";
-    let then = registry
-        .tenants(&scratch.connect_options(registry.registry()), server)
-        .await?;
-    let wanted = match &live_tenant {
-        Some(tenant) => format!("id:{}", tenant.id),
-        None => request.tenant.clone(),
-    };
-    let at_target = format!("in workload `{}` at the target", registry.workload);
-    let tenant = tenants::choose(&then, &wanted, &at_target)?;
-    // Where it was then.
-    let place = registry.of_tenant(&tenant)?;
+    .await?;
     let staged = Staged::new(into)?;
     let mut done = write(
-        &place,
-        &scratch,
         &then,
-        tenant,
         &request.filter,
         &staged.0,
         progress.as_ref(),
@@ -152,21 +132,25 @@ pub async fn export(
     .await?;
     done.target = request.target.clone();
     done.exported = installation.clock.now();
-    done.notes.extend(scratch.plan.notes.iter().cloned());
+    done.notes.extend(then.scratch.plan.notes.iter().cloned());
     staged.finish(&done, into)?;
     Ok(done)
 }
 
 async fn write(
-    place: &Place,
-    scratch: &Scratch,
-    all: &[Tenant],
-    tenant: Tenant,
+    brought: &Then,
     filter: &Filter,
     folder: &Path,
     progress: &dyn Progress,
     cancel: &CancellationToken,
 ) -> Result<Export, TenantError> {
+    let Then {
+        scratch,
+        all,
+        tenant,
+        place,
+        ..
+    } = brought;
     let options = scratch.connect_options(&place.database());
     let mut then = rows::session(&options, "the scratch instance").await?;
     let begin = "begin isolation level repeatable read read only";
@@ -182,12 +166,9 @@ async fn write(
     let map = rows::complete(map)?;
     filter.check(&map)?;
     let catalog = CatalogRows::read(&mut then).await?;
-    let mut sliced = slice(&map, &tenant, &catalog, &catalog);
+    let mut sliced = slice(&map, tenant, &catalog, &catalog);
     sliced.tables.retain(|found| filter.chooses(&found.table));
-    let owner = Ownership {
-        map: &map,
-        tenant: &tenant,
-    };
+    let owner = Ownership { map: &map, tenant };
     let mut refused = sliced.refused;
     refused.extend(owner.unknown_ids());
     refused.extend(sliced.tables.iter().filter_map(with_control_characters));
@@ -237,7 +218,7 @@ async fn write(
             .into_iter()
             .chain(scratch.reached.note.clone())
             .collect(),
-        tenant,
+        tenant: tenant.clone(),
     })
 }
 

@@ -24,6 +24,8 @@
 )]
 
 mod apply;
+mod beside;
+mod casts;
 mod catalog;
 mod certificate;
 mod changes;

@@ -8,7 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::catalog::{CatalogRows, Column, Oid};
+use crate::casts::{Cast, cast};
+use crate::catalog::{CatalogRows, Oid};
 use crate::fault;
 use crate::map::{AS_TEXT, Case, Hop, TableClass, TableName, TenancyMap};
 use crate::plan::Tenant;
@@ -30,15 +31,6 @@ pub(crate) struct SliceColumn {
     /// Its type at the target was another, and its values are cast.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) cast: Option<Cast>,
-}
-
-/// Two types between which values are cast, as they are declared.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Cast {
-    pub(crate) from: String,
-    pub(crate) to: String,
-    /// They are numbers, which are compared as such: 1.5 is 1.50.
-    pub(crate) numbers: bool,
 }
 
 /// A column of the key that rows are matched by.
@@ -476,34 +468,6 @@ fn parents_first(mut tables: Vec<SliceTable>, live: &CatalogRows) -> Vec<SliceTa
         ordered.push(table);
     }
     ordered
-}
-
-const NUMBERS: [&str; 6] = [
-    "smallint",
-    "integer",
-    "bigint",
-    "numeric",
-    "real",
-    "double precision",
-];
-const TEXTS: [&str; 3] = ["text", "character varying", "character"];
-
-/// Whether values of the former type are cast to that of now: numbers to numbers, text to text. Whether they
-/// survive it is asked of each. Dates and times are not: what a cast makes of them depends on a time zone.
-fn cast(former: &Column, now: &Column) -> Option<Cast> {
-    let are = |kind: &[&str]| {
-        [former, now].iter().all(|column| {
-            let plain = column.type_text.split('(').next().unwrap_or_default();
-            kind.contains(&plain)
-        })
-    };
-    let numbers = are(&NUMBERS);
-    let is_cast = former.type_text != now.type_text && (numbers || are(&TEXTS));
-    is_cast.then(|| Cast {
-        from: former.type_text.clone(),
-        to: now.type_text.clone(),
-        numbers,
-    })
 }
 
 fn columns(
