@@ -220,6 +220,9 @@ async fn beginning(mut body: Incoming) -> String {
 mod receiver;
 
 #[cfg(test)]
+mod tls;
+
+#[cfg(test)]
 mod tests {
     use std::fs;
     use std::time::Duration;
