@@ -16,7 +16,8 @@ moment, every one.
   files durably; the scratch instance of dr does not, since nobody keeps it.
 
 Then dr once more for each tenant, watched and not timed: its memory and that of the PostgreSQL it starts; the locks it
-holds on tables, looked at every 50 ms; and how long the transactions of all other tenants take, 250 a second.
+holds on tables, looked at every 50 ms; and how long the transactions of all other tenants take, 250 a second. For the first
+tenant also the timeline of all that WAL, with the mistake at its end.
 
 The data of the larger size is not kept, so that the disk holds it only once: some 25 GB are in use at most.
 """
@@ -352,6 +353,29 @@ def watched(server: Erp, tool: TenantDr, tenant: Tenant, then: list[str], moment
           f"{memory.scratch_shared_bytes / MIB:,.0f} MiB shared; other programs: {others or 'none'}", flush=True)
 
 
+def timeline(server: Erp, tool: TenantDr, tenant: Tenant, since: str, until: str, log_bytes: int, parts: dict[str, float],
+             runs: int, size: str) -> None:
+    """What touched the tenant from before the load until after the mistake."""
+    server.settle()
+    figures, told = [], {}
+    for _ in range(runs):
+        heard = measure.Heard()
+        figures.append(tool.measured(*tool.command("tenant", "timeline", tenant.code, "--from", f"{since}Z", "--to", f"{until}Z",
+                                                   "--json"), heard=heard))
+        told = json.loads(heard.out)
+    transactions = told["transactions"]
+    most = max(transactions, key=lambda transaction: transaction["removed"])
+    whole = sum(parts[part] for part in OF_THE_CLUSTER)
+    wall = statistics.median(figure.wall_s for figure in figures)
+    print(f"\n### timeline, {tenant.kind} tenant, {size}\n")
+    print(f"* `dr tenant timeline` over {log_bytes / 1e6:.0f} MB of WAL: {of_runs([figure.wall_s for figure in figures])}; "
+          f"{wall / whole:.2f} of the {whole:.2f} s in which a restore of the tenant restores and recovers the cluster")
+    print(f"* {len(transactions):,} transactions of the tenant; the mistake is number {transactions.index(most) + 1}, with "
+          f"{most['removed']:,} rows removed of {most['rows_before']:,}")
+    print(f"* not attributed: {told['unattributed']['rows']:,} rows; the largest process, scratch PostgreSQL included: "
+          f"{max(figure.memory_bytes for figure in figures) / MIB:,.0f} MiB", flush=True)
+
+
 def measured(chosen: argparse.Namespace, scale: float, results: dict) -> tuple[str, dict[str, dict[str, float]]]:
     """All of one size; its name, and by tenant the parts of dr."""
     folder: Path = chosen.folder
@@ -379,11 +403,13 @@ def measured(chosen: argparse.Namespace, scale: float, results: dict) -> tuple[s
         for tool in tools:
             tool.begin()
             tool.back_up(full=True)
+        since, begin = server.moment(), server.position()
         server.load(round(WAL_BYTES * min(1, scale)))
         tenants = server.tenants(chosen.tenant)
         thens = {tenant: server.digest(tenant.id) for tenant in tenants}
         moment = server.moment()
         server.mistake(tenants[0])
+        until, log_bytes = server.moment(), server.written_since(begin)
         segments = server.finished_segments()
         for segment in segments:
             for tool in tools:
@@ -397,6 +423,8 @@ def measured(chosen: argparse.Namespace, scale: float, results: dict) -> tuple[s
             results[f"{size}, {tenant.kind}"] = {
                 name: [{**asdict(run.figures), "parts": run.parts, "read_whole": run.read_whole} for run in runs] for name, runs in found.items()}
             watched(server, ours, tenant, thens[tenant], moment, size)
+            if number == 0:
+                timeline(server, ours, tenant, since, until, log_bytes, parts[tenant.kind], chosen.runs, size)
     finally:
         server.stop()
     shutil.rmtree(work)

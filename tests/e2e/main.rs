@@ -17,6 +17,7 @@ mod drill_honesty;
 mod judge;
 mod new_host;
 mod public_schemas;
+mod tenant_ends;
 mod tenant_parts;
 mod tenant_restore;
 mod timeline;

@@ -387,6 +387,12 @@ impl TenantHooks {
     pub fn is_empty(&self) -> bool {
         self.before.is_empty() && self.changed.is_empty() && self.after.is_empty()
     }
+
+    /// Whether something runs once it is known how the restore ended.
+    #[must_use]
+    pub fn follow(&self) -> bool {
+        !self.changed.is_empty() || !self.after.is_empty()
+    }
 }
 
 /// One thing that runs.

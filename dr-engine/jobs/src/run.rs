@@ -15,6 +15,8 @@ use crate::{JobError, process};
 pub const HEARTBEAT: Duration = Duration::from_secs(10);
 /// After this long without one, a job on another host counts as dead.
 pub const LEASE: Duration = Duration::from_secs(30);
+/// Work whose lease was lost is asked to stop, and gets this long to put things in order.
+const STOP_PATIENCE: Duration = Duration::from_secs(15 * 60);
 /// How often a waiting job looks whether its lane is free.
 const LANE_POLL: Duration = Duration::from_millis(500);
 
@@ -100,6 +102,10 @@ impl Jobs {
     /// Runs `work` on its lane. With `wait`, waits for the lane; else a busy lane is an error that names
     /// the job that holds it.
     ///
+    /// When its lease is lost, the work is asked to stop by [`JobContext::cancel`] and not dropped: what it began
+    /// outside, users that are kept out, is its own to end. It is dropped when it has not ended after
+    /// [`STOP_PATIENCE`]. Work that was done by then is done, whoever has the lane.
+    ///
     /// # Errors
     /// [`JobError::Failed`] with the work's own error, else why it could not run.
     pub async fn run<T, E, F, Work>(
@@ -135,11 +141,17 @@ impl Jobs {
             epoch,
             end: Some((JobState::Cancelled, Some("its work was dropped".to_owned()))),
         };
+        let mut work = std::pin::pin!(work(context));
         let outcome = tokio::select! {
-            outcome = work(context) => outcome,
+            outcome = &mut work => outcome,
             () = self.beat(&catalog, &job, epoch) => {
                 hold.end = None;
-                return Err(JobError::LeaseLost);
+                cancel.cancel();
+                tracing::warn!(%job, "somebody else ended this job: its work is asked to stop");
+                return match tokio::time::timeout(STOP_PATIENCE, work).await {
+                    Ok(Ok(done)) => Ok(done),
+                    Ok(Err(_)) | Err(_) => Err(JobError::LeaseLost),
+                };
             }
         };
         hold.end = Some(match &outcome {

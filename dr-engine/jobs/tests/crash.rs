@@ -150,6 +150,42 @@ async fn a_job_that_was_given_up_is_stopped_and_changes_nothing() {
     assert!(catalog.steps(&all[0].id).await.unwrap().is_empty());
 }
 
+/// What the work began outside is for the work to end: it is asked to stop and waited for, not dropped.
+#[tokio::test(flavor = "multi_thread")]
+async fn work_whose_lease_was_lost_puts_things_in_order_before_it_ends() {
+    let folder = tempfile::tempdir().unwrap();
+    let (catalog, _) = catalog(folder.path()).await;
+    let in_order = std::sync::atomic::AtomicBool::new(false);
+    for done in [false, true] {
+        let others = catalog.clone();
+        let result = jobs(&catalog)
+            .run(spec(), false, &CancellationToken::new(), |job| {
+                let in_order = &in_order;
+                async move {
+                    let now = chrono::Utc::now();
+                    others
+                        .end_dead_jobs(now, |_| Some("given up".to_owned()))
+                        .await
+                        .unwrap();
+                    // The next heartbeat notices.
+                    job.cancel().cancelled().await;
+                    tokio::task::yield_now().await;
+                    in_order.store(true, std::sync::atomic::Ordering::Relaxed);
+                    match done {
+                        true => Ok(7),
+                        false => Err(io::Error::other("stopped")),
+                    }
+                }
+            })
+            .await;
+        assert!(in_order.swap(false, std::sync::atomic::Ordering::Relaxed));
+        match done {
+            true => assert_eq!(result.unwrap(), 7),
+            false => assert!(matches!(result, Err(JobError::LeaseLost)), "{result:?}"),
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn ends_are_recorded_with_their_reasons() {
     let folder = tempfile::tempdir().unwrap();

@@ -2,7 +2,7 @@
 //!
 //! READ COMMITTED on a connection of its own, no savepoints, so that each check sees what committed
 //! meanwhile. Order: session settings, the baseline of PostgreSQL's own counters, the transaction's id;
-//! change sets into temporary tables; parents of rows to be written locked FOR KEY SHARE; deletes,
+//! change sets into temporary tables; the sum over the tenant's rows; parents of rows to be written locked FOR KEY SHARE; deletes,
 //! children first; updates and inserts, parents first; sequences forward; foreign keys, deferrable unique
 //! and exclusion constraints; row counts; counters against the plan. Whatever is not as planned is an error,
 //! and an error rolls back. What was read back from the temporary tables and the actual rows goes to the
@@ -17,7 +17,7 @@ use crate::catalog::{CatalogRows, Oid};
 use crate::changes::{ChangeSet, Direction, TableChanges};
 use crate::slice::{Ownership, SliceTable, numbered_record, same};
 use crate::sql::{self, CopyFormat, ident, table};
-use crate::{TenantError, checks, fault, proof};
+use crate::{TenantError, checks, contents, fault, proof};
 
 /// How long a statement waits for a lock of another session.
 const LOCK_TIMEOUT: &str = "10s";
@@ -104,6 +104,8 @@ pub(crate) async fn write(
     for changes in &changed {
         load(live, changes, folder, direction).await?;
     }
+    // As late as can be: from the first lock on, whoever writes to these rows waits for this transaction.
+    contents::unchanged(live, owner, set).await?;
     checks::lock_parents(live, rows, &changed).await?;
     let mut returned = Returned {
         tenant: &owner.tenant.id,

@@ -89,6 +89,11 @@ impl TableChanges {
         PathBuf::from(format!("db/{}.copy", self.slice.number))
     }
 
+    /// Whether rows of it are written.
+    pub(crate) fn is_written(&self) -> bool {
+        self.counts.total() > 0
+    }
+
     /// `op, o0, …, n0, …`, old and new exchanged for the reverse.
     pub(crate) fn column_list(&self, direction: Direction) -> String {
         let places = 0..self.slice.columns.len();
@@ -133,7 +138,7 @@ impl ChangeSet {
     }
 
     pub(crate) fn has_rows(&self) -> bool {
-        self.tables.iter().any(|table| table.counts.total() > 0)
+        self.tables.iter().any(TableChanges::is_written)
     }
 
     pub(crate) fn write(&self, folder: &Path) -> Result<(), TenantError> {

@@ -279,6 +279,24 @@ async fn children_have_parents(
     offenders(live, &query, &key_name(rows, key), what, found).await
 }
 
+/// Rows `a` and `b` cannot both be there. Written so that an index over the columns answers it.
+fn conflicting(constraint: &Deferrable) -> String {
+    let columns = &constraint.columns;
+    if !constraint.nulls_not_distinct {
+        return join(columns, "a", &constraint.operators, columns, "b");
+    }
+    let pairs: Vec<String> = columns
+        .iter()
+        .enumerate()
+        .map(|(place, name)| {
+            let operator = constraint.operators.get(place).map_or("=", String::as_str);
+            let (a, b) = (format!("a.{}", ident(name)), format!("b.{}", ident(name)));
+            format!("({a} {operator} {b} or ({a} is null and {b} is null))")
+        })
+        .collect();
+    pairs.join(" and ")
+}
+
 /// No two rows share a deferrable key, none overlap under a deferrable exclusion.
 async fn deferrable(
     live: &mut PgConnection,
@@ -290,36 +308,32 @@ async fn deferrable(
     let Some(from) = from(rows, constraint.relation) else {
         return Ok(());
     };
-    let written = match places(&changes.slice, &constraint.columns) {
-        Some(places) => format!(
-            "exists (select from {} c where c.op <> 'D' and {}::record operator(pg_catalog.*=) {}::record)",
-            temporary(&changes.slice),
-            numbered_record("c", "n", &places),
-            changes.slice.own_record("a", &places)
+    let slice = &changes.slice;
+    let change = temporary(slice);
+    // The written rows lead, so that the table is asked by its indexes and not read: it is every tenant's.
+    let (written, which) = match places(slice, &constraint.columns) {
+        _ if !slice.key.is_empty() => (
+            format!(
+                "{change} c join {from} a on {}",
+                slice.key_matches("a", "c", "n")
+            ),
+            "c.op <> 'D'".to_owned(),
         ),
-        None => "true".to_owned(),
-    };
-    let conflict = join(
-        &constraint.columns,
-        "a",
-        &constraint.operators,
-        &constraint.columns,
-        "b",
-    );
-    let conflict = if constraint.nulls_not_distinct {
-        let pairs: Vec<String> = constraint
-            .columns
-            .iter()
-            .map(|name| format!("a.{0} is not distinct from b.{0}", ident(name)))
-            .collect();
-        pairs.join(" and ")
-    } else {
-        conflict
+        Some(places) => (
+            format!("{from} a"),
+            format!(
+                "exists (select from {change} c where c.op <> 'D' and {} operator(pg_catalog.*=) {})",
+                numbered_record("c", "n", &places),
+                slice.own_record("a", &places)
+            ),
+        ),
+        None => (format!("{from} a"), "true".to_owned()),
     };
     let query = format!(
-        "select count(*), (array_agg({}))[1:{NAMED}] from {from} a join {from} b \
-         on (a.tableoid, a.ctid) <> (b.tableoid, b.ctid) and {conflict} where {written}",
-        texts("a", &constraint.columns)
+        "select count(*), (array_agg({}))[1:{NAMED}] from {written} join {from} b \
+         on (a.tableoid, a.ctid) <> (b.tableoid, b.ctid) and {} where {which}",
+        texts("a", &constraint.columns),
+        conflicting(constraint)
     );
     let kind = if constraint.exclusion {
         "exclusion constraint"

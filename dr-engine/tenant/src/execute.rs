@@ -1,5 +1,6 @@
 //! Carrying a prepared change set out: folders checked, rows written, former state and record stored
-//! before the commit, folders put back after it, everything looked at again, the outcome recorded.
+//! before the commit, folders put back after it, everything looked at again, the outcome recorded; then what
+//! hooks run.
 //!
 //! A crash before the commit leaves at most a restore point and a record without an outcome, whose
 //! transaction the server knows as aborted. A crash after it leaves a record without an outcome and a
@@ -16,15 +17,16 @@ use dr_model::{
     TenantStatePosition, WorkloadName,
 };
 use dr_store::Repository;
+use tokio_util::sync::CancellationToken;
 
 use crate::changes::{ChangeSet, Direction};
 use crate::folders::{self, FolderChanges};
 use crate::hold::Held;
 use crate::map::TenancyMap;
 use crate::outcome::wal_place;
-use crate::record::{Ending, Outcome, Record};
+use crate::record::{Ending, HooksRan, Outcome, Record};
 use crate::report::{FolderResult, ProofLine, ProofOutcome, TableResult};
-use crate::rows::{self, Committed, Folders};
+use crate::rows::{self, Committed, Folders, Live};
 use crate::slice::Ownership;
 use crate::tenants::Place;
 use crate::work::WorkFolder;
@@ -48,6 +50,8 @@ pub(crate) struct Execution {
     /// Where the folders' contents are to be taken from: `<content>/<workload>/<path>`.
     pub(crate) content: PathBuf,
     pub(crate) work: WorkFolder,
+    /// Ends it until the commit.
+    pub(crate) cancel: CancellationToken,
 }
 
 /// What is known once it is done.
@@ -100,6 +104,9 @@ impl Execution {
         if !self.plan.refused.is_empty() {
             return Err(TenantError::Refused(self.plan.refused.clone()));
         }
+        if self.cancel.is_cancelled() {
+            return Err(TenantError::Cancelled);
+        }
         let started = self.installation.clock.now();
         if self.plan.is_empty() {
             return Ok(Done {
@@ -146,8 +153,12 @@ impl Execution {
             self.store(save, point, started, Some(xid)).await?;
             Ok(())
         };
+        let live = Live {
+            options: &self.place.live,
+            cancel: &self.cancel,
+        };
         let result = rows::write(
-            &self.place.live,
+            live,
             &owner,
             &self.set,
             folders,
@@ -410,9 +421,23 @@ impl Execution {
         if report.undo_point.is_some() {
             let mut ending = Ending::new(&self.id, Outcome::Committed);
             ending.report = Some(report.clone());
+            ending.hooks_follow = self.place.tenancy.hooks.follow();
             self.end(ending).await;
         }
         report
+    }
+
+    /// Adds what the hooks did that ran after the outcome was recorded.
+    pub(crate) async fn hooks_ran(&self, report: &mut TenantRestoreReport, lines: Vec<ProofLine>) {
+        report.proof.extend(lines.iter().cloned());
+        if report.undo_point.is_none() || !self.place.tenancy.hooks.follow() {
+            return;
+        }
+        let (repository, ran) = (self.repository.clone(), HooksRan::new(&self.id, lines));
+        let stored = blocking("record what the hooks did", move || ran.store(&repository)).await;
+        if let Err(error) = stored {
+            tracing::warn!(%error, id = %self.id, "what the hooks did was not recorded");
+        }
     }
 
     /// Records the outcome. The record before the commit suffices to decide and undo, so that failing

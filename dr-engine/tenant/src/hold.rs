@@ -29,6 +29,8 @@ pub(crate) struct Held {
     pub(crate) xid: u64,
     /// Where the WAL stood before it began.
     pub(crate) from: Lsn,
+    /// The server process of the session.
+    pub(crate) server_process: i32,
 }
 
 /// Begins the transaction of a restore. `tenant` is held still where its registry can be locked.
@@ -39,6 +41,8 @@ pub(crate) async fn begin(
     let mut live = rows::session(live_options, "the live database").await?;
     let from = rows::insert_position(&mut live).await?;
     let xid = apply::begin(&mut live).await?;
+    let ask = "select pg_backend_pid()";
+    let server_process = sql::value(&mut live, ask, "asking for the session's process").await?;
     if let Some((map, tenant)) = map {
         let catalog = CatalogRows::read(&mut live).await?;
         let owner = Ownership { map, tenant };
@@ -48,7 +52,12 @@ pub(crate) async fn begin(
             sql::run(&mut live, &lock, "holding the tenant still").await?;
         }
     }
-    Ok(Held { live, xid, from })
+    Ok(Held {
+        live,
+        xid,
+        from,
+        server_process,
+    })
 }
 
 /// The statements that lock the tenant's rows in the tables its tenant columns refer to.

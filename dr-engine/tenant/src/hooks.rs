@@ -15,7 +15,7 @@ use dr_sources::postgres::ConnectOptions;
 use serde_json::{Value, json};
 
 use crate::changes::{ChangeSet, Direction, TableChanges};
-use crate::execute::{Done, Execution};
+use crate::execute::Execution;
 use crate::plan::{Tenant, TenantPlan};
 use crate::report::{ProofLine, ProofOutcome, TenantRestoreReport};
 use crate::sql::{self, literal};
@@ -111,22 +111,27 @@ impl Hooks {
         Ok(lines)
     }
 
-    /// Does `work`, which runs the others, and then lets the tenant's users in again, however it ended; finishes
-    /// the report.
+    /// Does `work`, which runs those of before it, tells the others what was written, and then lets the tenant's
+    /// users in again, however it ended.
     pub(crate) async fn around(
         &self,
         progress: &dyn Progress,
-        work: impl Future<Output = Result<(Execution, Done), TenantError>>,
+        work: impl Future<Output = Result<(Execution, TenantRestoreReport), TenantError>>,
     ) -> Result<TenantRestoreReport, TenantError> {
         let result = work.await;
-        let ran = match self.begun.load(Ordering::Relaxed) {
-            true => self.after().await,
-            false => Vec::new(),
-        };
+        let mut ran = Vec::new();
+        if let Ok((execution, report)) = &result
+            && report.transaction.is_some()
+        {
+            ran.extend(self.changed(execution.written()).await);
+        }
+        if self.begun.load(Ordering::Relaxed) {
+            ran.extend(self.after().await);
+        }
         match result {
-            Ok((execution, mut done)) => {
-                done.report.proof.extend(ran);
-                Ok(execution.finish(done).await)
+            Ok((execution, mut report)) => {
+                execution.hooks_ran(&mut report, ran).await;
+                Ok(report)
             }
             Err(error) => {
                 for line in ran
@@ -144,7 +149,7 @@ impl Hooks {
     }
 
     /// Runs those that are told the rows. A failure is a line: the restore is committed.
-    pub(crate) async fn changed(&self, rows: Rows<'_>) -> Vec<ProofLine> {
+    async fn changed(&self, rows: Rows<'_>) -> Vec<ProofLine> {
         let mut lines = Vec::new();
         for hook in &self.hooks.changed {
             let result = self.run(When::Changed, hook, Some(rows)).await;

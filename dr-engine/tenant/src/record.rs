@@ -1,7 +1,8 @@
 //! What the repository keeps of a tenant restore: a record written before the commit, which names the
-//! transaction and the restore point with the former state, and a second one with the outcome. Both are
-//! write-once. A record without an outcome is a restore that was interrupted; the server knows what became
-//! of its transaction.
+//! transaction and the restore point with the former state, a second one with the outcome, and a third one
+//! with what the hooks did after that. All are write-once. A record without an outcome is a restore that was
+//! interrupted; the server knows what became of its transaction. The outcome does not wait for the hooks, which
+//! may take long: killed among them, a restore keeps all that was shown of it.
 
 use chrono::{DateTime, Utc};
 use dr_installation::Installation;
@@ -10,9 +11,10 @@ use dr_store::Repository;
 use serde::{Deserialize, Serialize};
 
 use crate::outcome::WalPlace;
+use crate::report::{ProofLine, ProofOutcome};
 use crate::{Filter, Mode, Purpose, Tenant, TenantError, TenantRestoreReport};
 
-/// The kind of both records.
+/// The kind of these records.
 const KIND: &str = "tenant-restore";
 const VERSION: u32 = 1;
 
@@ -48,7 +50,7 @@ pub(crate) enum Outcome {
     Unknown,
 }
 
-/// Written at the end.
+/// Written when the outcome is known.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Ending {
     pub(crate) version: u32,
@@ -56,10 +58,28 @@ pub(crate) struct Ending {
     pub(crate) outcome: Outcome,
     pub(crate) report: Option<TenantRestoreReport>,
     pub(crate) error: Option<String>,
+    /// Hooks run after it.
+    #[serde(default)]
+    pub(crate) hooks_follow: bool,
 }
 
+/// What the hooks did that ran after the outcome was known.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct HooksRan {
+    pub(crate) version: u32,
+    pub(crate) id: TenantRestoreId,
+    pub(crate) lines: Vec<ProofLine>,
+}
+
+const ENDING: &str = ".outcome";
+const HOOKS: &str = ".hooks";
+
 fn ending_name(id: &TenantRestoreId) -> String {
-    format!("{id}.outcome")
+    format!("{id}{ENDING}")
+}
+
+fn hooks_name(id: &TenantRestoreId) -> String {
+    format!("{id}{HOOKS}")
 }
 
 fn put<T: Serialize>(repository: &Repository, name: &str, value: &T) -> Result<(), TenantError> {
@@ -104,6 +124,7 @@ impl Ending {
             outcome,
             report: None,
             error: None,
+            hooks_follow: false,
         }
     }
 
@@ -112,12 +133,40 @@ impl Ending {
         put(repository, &ending_name(&self.id), self)
     }
 
-    /// Blocks.
+    /// With what the hooks did after it. Blocks.
     pub(crate) fn read(
         repository: &Repository,
         id: &TenantRestoreId,
     ) -> Result<Option<Self>, TenantError> {
-        get(repository, &ending_name(id))
+        let Some(mut ending) = get::<Self>(repository, &ending_name(id))? else {
+            return Ok(None);
+        };
+        if let (true, Some(report)) = (ending.hooks_follow, &mut ending.report) {
+            match get::<HooksRan>(repository, &hooks_name(id))? {
+                Some(ran) => report.proof.extend(ran.lines),
+                None => report.proof.push(ProofLine {
+                    what: "the hooks `changed` and `after` ran".to_owned(),
+                    outcome: ProofOutcome::NotMeasured,
+                    detail: "the restore ended before it recorded what they did".to_owned(),
+                }),
+            }
+        }
+        Ok(Some(ending))
+    }
+}
+
+impl HooksRan {
+    pub(crate) fn new(id: &TenantRestoreId, lines: Vec<ProofLine>) -> Self {
+        Self {
+            version: VERSION,
+            id: id.clone(),
+            lines,
+        }
+    }
+
+    /// Durable on return. Blocks.
+    pub(crate) fn store(&self, repository: &Repository) -> Result<(), TenantError> {
+        put(repository, &hooks_name(&self.id), self)
     }
 }
 
@@ -143,7 +192,8 @@ pub(crate) fn all(repository: &Repository) -> Result<Vec<Record>, TenantError> {
             source,
         })?;
     let mut records: Vec<Record> = Vec::new();
-    for name in names.iter().filter(|name| !name.ends_with(".outcome")) {
+    let is_first = |name: &&String| !name.ends_with(ENDING) && !name.ends_with(HOOKS);
+    for name in names.iter().filter(is_first) {
         records.extend(get::<Record>(repository, name)?);
     }
     records.sort_by(|a, b| (a.started, &a.id).cmp(&(b.started, &b.id)));

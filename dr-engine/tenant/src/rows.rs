@@ -291,10 +291,18 @@ pub(crate) struct Folders<'a> {
     pub(crate) save: &'a Path,
 }
 
+/// The database that is written to, and what ends that until the commit.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Live<'a> {
+    pub(crate) options: &'a ConnectOptions,
+    pub(crate) cancel: &'a CancellationToken,
+}
+
 /// Carries a change set out in one transaction, the `held` one if there is one. `store` gets the transaction's id when the former rows
-/// are in `folders.save`, and must have made them durable when it returns; only then is committed.
+/// are in `folders.save`, and must have made them durable when it returns; only then is committed. Asked to
+/// stop before that, it rolls back.
 pub(crate) async fn write<Store, Stored>(
-    live_options: &ConnectOptions,
+    Live { options, cancel }: Live<'_>,
     owner: &Ownership<'_>,
     set: &ChangeSet,
     folders: Folders<'_>,
@@ -306,20 +314,16 @@ where
     Store: FnOnce(u64) -> Stored,
     Stored: Future<Output = Result<(), TenantError>>,
 {
-    let (begun, is_held) = match held {
-        Some(held) => (held, true),
-        None => (hold::begin(live_options, None).await?, false),
-    };
     let Held {
         mut live,
         xid,
         from,
-    } = begun;
+        server_process,
+    } = match held {
+        Some(held) => held,
+        None => hold::begin(options, None).await?,
+    };
     let prepared = async {
-        if !is_held {
-            // A held tenant was compared within this transaction: what it writes from then on is later work.
-            contents::unchanged(&mut live, owner, set).await?;
-        }
         let rows = CatalogRows::read(&mut live).await?;
         let written =
             apply::write(&mut live, &rows, owner, set, folders.spool, direction, xid).await?;
@@ -327,7 +331,15 @@ where
         store(written.xid).await?;
         Ok(written)
     };
-    let written = match prepared.await {
+    let prepared = tokio::select! {
+        biased;
+        prepared = prepared => prepared,
+        () = cancel.cancelled() => {
+            interrupt(options, server_process).await;
+            Err(TenantError::Cancelled)
+        }
+    };
+    let written = match prepared {
         Ok(written) => written,
         Err(error) => {
             // Ending the session would roll back as well; this way it has happened when we return.
@@ -338,10 +350,25 @@ where
             return Err(error);
         }
     };
-    commit(live, live_options, &written, &set.restore).await?;
+    commit(live, options, &written, &set.restore).await?;
     // Committed: from here on a failure only means that the WAL is not looked at.
-    let to = position_after(live_options).await;
+    let to = position_after(options).await;
     Ok(Committed { written, from, to })
+}
+
+/// Ends the statement that a session of ours is running, so that it hears of the rollback at once. If that
+/// fails, the rollback waits for the statement.
+async fn interrupt(live_options: &ConnectOptions, server_process: i32) {
+    let asked = async {
+        let mut other = session(live_options, "the live database").await?;
+        let statement = format!("select pg_cancel_backend({server_process})");
+        let _sent: bool = sql::value(&mut other, &statement, "stopping the statement").await?;
+        close(other).await;
+        Ok::<(), TenantError>(())
+    };
+    if let Err(error) = asked.await {
+        tracing::debug!(%error, "the running statement was not stopped");
+    }
 }
 
 async fn position_after(live_options: &ConnectOptions) -> Result<Lsn, String> {

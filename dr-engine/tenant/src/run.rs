@@ -106,6 +106,7 @@ pub async fn prepare(
         spool: work.fresh("rows")?,
         content: work.path("then"),
         work,
+        cancel: cancel.clone(),
     };
     execution.plan.warnings.extend(note);
     // What limits the restore of the scratch instance limits the tenant's.
@@ -413,19 +414,20 @@ impl Prepared {
     }
 }
 
-/// Carries a plan out, with what `before` and `changed` run; the report is finished but for `after`.
+/// Carries a plan out, after what `before` runs.
 async fn restore(
     mut execution: Execution,
     scratch: &Scratch,
     hooks: &Hooks,
     progress: &dyn Progress,
-) -> Result<(Execution, Done), TenantError> {
+) -> Result<(Execution, TenantRestoreReport), TenantError> {
     let ran = hooks.before(&execution.plan).await?;
     if !ran.is_empty() {
         // The tenant's last writes came in until now.
         progress.note("comparing again, now that the tenant is quiet");
         let shown = execution.plan.totals();
-        compare(&mut execution, scratch, progress, &CancellationToken::new()).await?;
+        let cancel = execution.cancel.clone();
+        compare(&mut execution, scratch, progress, &cancel).await?;
         if execution.plan.totals() != shown {
             let note = "the tenant was written to until `before` ran: other rows are written than were shown";
             execution.plan.warnings.push(note.to_owned());
@@ -451,11 +453,9 @@ async fn restore(
             }
             Err(error) => done.report.proof.push(not_read_again(&error)),
         }
-        done.report
-            .proof
-            .extend(hooks.changed(execution.written()).await);
     }
-    Ok((execution, done))
+    let report = execution.finish(done).await;
+    Ok((execution, report))
 }
 
 /// A tenant that is written to meanwhile is held still and planned again, a few times.
@@ -476,7 +476,7 @@ async fn apply_or_plan_again(
                 ));
                 let tenant = Some((&execution.map, &execution.set.tenant));
                 held = Some(hold::begin(&execution.place.live, tenant).await?);
-                let cancel = CancellationToken::new();
+                let cancel = execution.cancel.clone();
                 compare(execution, scratch, progress, &cancel).await?;
                 execution.plan.warnings.push(format!(
                     "the tenant was written to after the preview; planned again: {}",

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::catalog::CatalogRows;
 use crate::changes::{ChangeSet, Direction, TableChanges};
-use crate::execute::{Done, Execution, blocking, root_of};
+use crate::execute::{Execution, blocking, root_of};
 use crate::filter::Filter;
 use crate::folders::{self, FolderChanges};
 use crate::hooks::Hooks;
@@ -97,8 +97,9 @@ pub async fn prepare_undo(
         content: stored.join("files"),
         spool: stored,
         work,
+        cancel: cancel.clone(),
     };
-    plan_undo(&mut execution, &set).await?;
+    plan_undo(&mut execution, set).await?;
     if cancel.is_cancelled() {
         return Err(TenantError::Cancelled);
     }
@@ -158,17 +159,37 @@ async fn check_outcome(
 }
 
 /// Fills the plan of an undo: what would be written, and what changed since.
-async fn plan_undo(execution: &mut Execution, forward: &ChangeSet) -> Result<(), TenantError> {
+async fn plan_undo(execution: &mut Execution, mut forward: ChangeSet) -> Result<(), TenantError> {
     let mut live = rows::session(&execution.place.live, "the live database").await?;
     let catalog = CatalogRows::read(&mut live).await?;
-    let mut refused = undo::misfits(&catalog, &execution.map, forward);
+    let (mut refused, mut warnings) = (Vec::new(), Vec::new());
+    let map = &execution.map;
+    forward.tables.retain(|changes| {
+        let misfits = undo::misfits(&catalog, map, changes);
+        if changes.is_written() || misfits.is_empty() {
+            refused.extend(misfits);
+            return true;
+        }
+        // The restore wrote nothing there, so that nothing is taken back.
+        warnings.extend(
+            misfits
+                .iter()
+                .map(|why| format!("{why}; the restore did not write to it")),
+        );
+        false
+    });
+    let is_kept = |changes: &TableChanges| {
+        let mut kept = forward.tables.iter();
+        kept.any(|kept| kept.slice.number == changes.slice.number)
+    };
+    execution.set.tables.retain(is_kept);
     if refused.is_empty() {
         let owner = Ownership {
             map: &execution.map,
             tenant: &forward.tenant,
         };
         let standings =
-            undo::compare(&mut live, &owner, forward, &execution.spool, State::After).await?;
+            undo::compare(&mut live, &owner, &forward, &execution.spool, State::After).await?;
         for (changes, standing) in execution.set.tables.iter_mut().zip(&standings) {
             changes.rows_before = standing.rows;
             changes.rows_after =
@@ -181,7 +202,6 @@ async fn plan_undo(execution: &mut Execution, forward: &ChangeSet) -> Result<(),
             }
         }
     }
-    let mut warnings = Vec::new();
     let reversed = &execution.set.tables;
     crate::conflicts::surroundings(&catalog, reversed, &mut warnings, &mut refused);
     rows::close(live).await;
@@ -275,7 +295,10 @@ impl PreparedUndo {
     }
 }
 
-async fn take_back(execution: Execution, hooks: &Hooks) -> Result<(Execution, Done), TenantError> {
+async fn take_back(
+    execution: Execution,
+    hooks: &Hooks,
+) -> Result<(Execution, TenantRestoreReport), TenantError> {
     let ran = hooks.before(&execution.plan).await?;
     let mut done = execution.run(None).await?;
     done.report.proof.extend(ran);
@@ -288,16 +311,15 @@ async fn take_back(execution: Execution, hooks: &Hooks) -> Result<(Execution, Do
             Ok(content) => done.report.content = content,
             Err(error) => done.report.proof.push(not_summed(&error)),
         }
-        done.report
-            .proof
-            .extend(hooks.changed(execution.written()).await);
     }
-    Ok((execution, done))
+    let report = execution.finish(done).await;
+    Ok((execution, report))
 }
 
 async fn look_again(execution: &Execution, spool: &Path) -> Result<ProofLine, TenantError> {
     let mut live = rows::session(&execution.place.live, "the live database").await?;
-    let forward = ChangeSet::read(spool)?;
+    let mut forward = ChangeSet::read(spool)?;
+    forward.tables.retain(TableChanges::is_written);
     let owner = Ownership {
         map: &execution.map,
         tenant: &forward.tenant,

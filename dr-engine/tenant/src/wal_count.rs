@@ -5,6 +5,7 @@
 //! (`pg_filenode_relation`). System catalogs are left out: temporary tables leave records there.
 
 use std::collections::BTreeMap;
+use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
@@ -27,6 +28,9 @@ pub(crate) struct Stretch {
     pub(crate) to: Lsn,
 }
 
+/// Bytes of its complaints that are kept.
+const SAID_MAX: u64 = 4096;
+
 const WHAT: &str = "the WAL of the transaction holds the planned rows and no others";
 
 pub(crate) fn line(outcome: ProofOutcome, detail: impl Into<String>) -> ProofLine {
@@ -46,8 +50,8 @@ pub(crate) async fn agree(
     counted: &Counters,
 ) -> ProofLine {
     let read = tokio::task::spawn_blocking(move || dump(&stretch, xid)).await;
-    let text = match read {
-        Ok(Ok(text)) => text,
+    let seen = match read {
+        Ok(Ok(seen)) => seen,
         Ok(Err(why)) => return line(ProofOutcome::NotMeasured, why),
         Err(_) => {
             return line(
@@ -56,17 +60,18 @@ pub(crate) async fn agree(
             );
         }
     };
-    match compare(live, rows, &text, counted).await {
+    match compare(live, rows, &seen, counted).await {
         Ok(found) => found,
         Err(error) => line(ProofOutcome::NotMeasured, error.to_string()),
     }
 }
 
-fn dump(stretch: &Stretch, xid: u64) -> Result<String, String> {
+/// What the log holds of the transaction. A large restore has millions of records: they are counted as they come.
+fn dump(stretch: &Stretch, xid: u64) -> Result<Seen, String> {
     let user = RunAs::owner_of(&stretch.data_directory).map_err(|error| error.to_string())?;
     let program: &Path = &stretch.bin_directory.join("pg_waldump");
     // The log knows a transaction by the lower half of its id.
-    let output = command(user.as_ref(), program)
+    let mut child = command(user.as_ref(), program)
         .arg(format!(
             "--path={}",
             stretch.data_directory.join("pg_wal").display()
@@ -77,25 +82,64 @@ fn dump(stretch: &Stretch, xid: u64) -> Result<String, String> {
         .arg(format!("--xid={}", xid & 0xFFFF_FFFF))
         .current_dir("/")
         .stdin(Stdio::null())
-        .output()
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
         .map_err(|error| format!("{} cannot be run: {error}", program.display()))?;
-    if output.status.success() {
-        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
-    } else {
-        Err(String::from_utf8_lossy(&output.stderr).trim().to_owned())
+    let complaints = child.stderr.take();
+    // Beside the records: a program that nobody listens to waits.
+    let complaints = std::thread::spawn(move || {
+        let mut said = Vec::new();
+        if let Some(mut complaints) = complaints {
+            complaints.by_ref().take(SAID_MAX).read_to_end(&mut said)?;
+            io::copy(&mut complaints, &mut io::sink())?;
+        }
+        Ok::<_, io::Error>(String::from_utf8_lossy(&said).trim().to_owned())
+    });
+    let mut seen = Seen::default();
+    let read = child.stdout.take().map_or(Ok(()), |records| {
+        BufReader::new(records)
+            .lines()
+            .try_for_each(|record| record.map(|record| seen.take(&record)))
+    });
+    if read.is_err() {
+        // It may have more to say than anybody reads; that it has ended already is as good.
+        let _ended = child.kill();
+    }
+    let status = child.wait().map_err(|error| error.to_string())?;
+    let said = complaints
+        .join()
+        .map_err(|_| "the reader of its complaints failed".to_owned())?;
+    read.and(
+        said.as_ref()
+            .map(|_| ())
+            .map_err(|error| error.kind().into()),
+    )
+    .map_err(|error| format!("reading what {} says: {error}", program.display()))?;
+    match status.success() {
+        true => Ok(seen),
+        false => Err(said.unwrap_or_default()),
     }
 }
 
 /// A file of a relation: tablespace and file number.
 type FileNode = (Oid, Oid);
 
-/// Rows by file, and whether the commit names subtransactions.
-fn count(text: &str) -> (BTreeMap<FileNode, [u64; 3]>, bool, bool) {
-    let mut files: BTreeMap<FileNode, [u64; 3]> = BTreeMap::new();
-    let (mut committed, mut subtransactions) = (false, false);
-    for record in text.lines() {
+/// What was read of a transaction.
+#[derive(Debug, Default)]
+struct Seen {
+    /// Rows inserted, updated and deleted.
+    files: BTreeMap<FileNode, [u64; 3]>,
+    committed: bool,
+    /// The commit names subtransactions.
+    subtransactions: bool,
+}
+
+impl Seen {
+    /// Takes in a record, as `pg_waldump` prints it.
+    fn take(&mut self, record: &str) {
         let Some(rest) = record.split("rmgr: ").nth(1) else {
-            continue;
+            return;
         };
         let manager = rest.split_ascii_whitespace().next().unwrap_or_default();
         let description = rest.split("desc: ").nth(1).unwrap_or_default();
@@ -104,23 +148,22 @@ fn count(text: &str) -> (BTreeMap<FileNode, [u64; 3]>, bool, bool) {
             .next()
             .unwrap_or_default();
         if manager == "Transaction" {
-            committed |= kind == "COMMIT";
-            subtransactions |= description.contains("subxacts");
+            self.committed |= kind == "COMMIT";
+            self.subtransactions |= description.contains("subxacts");
         }
         let (place, rows) = match (manager, kind) {
             ("Heap", "INSERT") => (0, 1),
             ("Heap2", "MULTI_INSERT") => (0, tuples(description)),
             ("Heap", "UPDATE" | "HOT_UPDATE") => (1, 1),
             ("Heap", "DELETE") => (2, 1),
-            _ => continue,
+            _ => return,
         };
         if let Some(file) = file_node(description)
-            && let Some(total) = files.entry(file).or_default().get_mut(place)
+            && let Some(total) = self.files.entry(file).or_default().get_mut(place)
         {
             *total += rows;
         }
     }
-    (files, committed, subtransactions)
 }
 
 /// `MULTI_INSERT+INIT 3 tuples flags …` (15), `ntuples: 3, flags …` (16 and later).
@@ -154,24 +197,23 @@ fn file_node(description: &str) -> Option<FileNode> {
 async fn compare(
     live: &mut PgConnection,
     rows: &CatalogRows,
-    text: &str,
+    seen_by_file: &Seen,
     counted: &Counters,
 ) -> Result<ProofLine, TenantError> {
-    let (files, committed, subtransactions) = count(text);
-    if !committed {
+    if !seen_by_file.committed {
         return Ok(line(
             ProofOutcome::NotMeasured,
             "its commit was not found in that stretch of WAL",
         ));
     }
-    if subtransactions {
+    if seen_by_file.subtransactions {
         return Ok(line(
             ProofOutcome::Differs,
             "the commit names subtransactions, and there should be none",
         ));
     }
     let mut seen: Counters = BTreeMap::new();
-    for ((tablespace, file), counts) in &files {
+    for ((tablespace, file), counts) in &seen_by_file.files {
         // The default tablespace is written as 0 in pg_class; the function takes both.
         let query = format!(
             "select coalesce((select c.oid::int8 from pg_class c where c.oid = \
@@ -224,9 +266,10 @@ rmgr: Heap        len (rec/tot):     54/    54, tx:        742, lsn: 0/01A2, pre
 rmgr: Heap        len (rec/tot):     54/    54, tx:        742, lsn: 0/01A2, prev 0/01A1, desc: DELETE off 9 flags 0x00 KEYS_UPDATED , blkref #0: rel 1663/5/16385 blk 0
 rmgr: Transaction len (rec/tot):     34/    34, tx:        742, lsn: 0/01A2, prev 0/01A1, desc: COMMIT 2026-11-23 14:03:21.5 UTC
 ";
-        let (files, committed, subtransactions) = count(text);
-        assert!(committed && !subtransactions);
-        assert_eq!(files.get(&(1663, 16384)), Some(&[4, 0, 0]));
-        assert_eq!(files.get(&(1663, 16385)), Some(&[0, 1, 1]));
+        let mut seen = Seen::default();
+        text.lines().for_each(|record| seen.take(record));
+        assert!(seen.committed && !seen.subtransactions);
+        assert_eq!(seen.files.get(&(1663, 16384)), Some(&[4, 0, 0]));
+        assert_eq!(seen.files.get(&(1663, 16385)), Some(&[0, 1, 1]));
     }
 }

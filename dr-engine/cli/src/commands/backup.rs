@@ -28,7 +28,7 @@ async fn take(context: &Context, name: &str, full: bool, wait: bool) -> Result<u
     let installation = context.installation()?;
     let workload = context::workload(&installation, name)?;
     let progress = progress::display();
-    let (options, cancel) = (BackupOptions { full }, context.cancel.clone());
+    let options = BackupOptions { full };
     let point = context
         .job(
             &installation,
@@ -40,7 +40,7 @@ async fn take(context: &Context, name: &str, full: bool, wait: bool) -> Result<u
                 let (installation, workload) = (installation.clone(), workload.clone());
                 async move {
                     job.step("backup").await;
-                    dr_backup::run(&installation, &workload, &options, progress, cancel).await
+                    dr_backup::run(&installation, &workload, &options, progress, job.cancel()).await
                 }
             },
         )

@@ -40,7 +40,6 @@ pub(crate) async fn run(context: &Context, arguments: RestoreArgs) -> Result<u8,
             |job| {
                 let (installation, request, progress) =
                     (installation.clone(), request.clone(), progress.clone());
-                let cancel = context.cancel.clone();
                 async move {
                     let mut plan = plan;
                     // Only now that it can be planned; what is rescued may change what is planned.
@@ -50,7 +49,8 @@ pub(crate) async fn run(context: &Context, arguments: RestoreArgs) -> Result<u8,
                         plan = dr_restore::plan(&installation, &request).await?;
                     }
                     job.step("restore").await;
-                    let done = dr_restore::execute(&installation, &plan, progress, cancel).await?;
+                    let done =
+                        dr_restore::execute(&installation, &plan, progress, job.cancel()).await?;
                     Ok::<_, dr_restore::RestoreError>((plan, done))
                 }
             },

@@ -222,7 +222,7 @@ async fn restore(context: &Context, arguments: &TenantRestoreArgs) -> Result<u8,
                 let installation = installation.clone();
                 async move {
                     job.step("prepare").await;
-                    let cancel = context.cancel.clone();
+                    let cancel = job.cancel();
                     let prepared =
                         dr_tenant::prepare(&installation, &request, progress.clone(), cancel)
                             .await?;
@@ -262,7 +262,7 @@ async fn undo(
                 let installation = installation.clone();
                 async move {
                     job.step("prepare").await;
-                    let cancel = context.cancel.clone();
+                    let cancel = job.cancel();
                     let prepared =
                         dr_tenant::prepare_undo(&installation, id, by, progress.clone(), cancel)
                             .await?;

@@ -13,6 +13,7 @@ use super::*;
 mod erp;
 mod faults;
 mod judge;
+mod meanwhile;
 mod models;
 mod others;
 mod outcome;
@@ -20,6 +21,7 @@ mod property;
 mod schemas;
 mod strays;
 mod surroundings;
+mod take_back;
 mod wild;
 mod work;
 
@@ -271,8 +273,12 @@ impl Bench {
             spool: &spool,
             save: &save,
         };
+        let live = Live {
+            options: &self.options("live"),
+            cancel: &CancellationToken::new(),
+        };
         let result = write(
-            &self.options("live"),
+            live,
             &owner,
             set,
             folders,

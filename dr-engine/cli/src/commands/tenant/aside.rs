@@ -62,7 +62,7 @@ async fn export(
             let installation = installation.clone();
             async move {
                 job.step("export").await;
-                let cancel = context.cancel.clone();
+                let cancel = job.cancel();
                 let done =
                     dr_tenant::export(&installation, request, into, progress, cancel).await?;
                 if context.json {
@@ -109,7 +109,7 @@ async fn clone(
             let installation = installation.clone();
             async move {
                 job.step("clone").await;
-                let cancel = context.cancel.clone();
+                let cancel = job.cancel();
                 let done =
                     dr_tenant::clone(&installation, request, into, progress, cancel).await?;
                 if context.json {

@@ -32,7 +32,7 @@ pub(super) async fn run(context: &Context, arguments: &TenantTimelineArgs) -> Re
                 let installation = installation.clone();
                 async move {
                     job.step("read").await;
-                    let cancel = context.cancel.clone();
+                    let cancel = job.cancel();
                     let told =
                         dr_tenant::timeline(&installation, &request, progress, cancel).await?;
                     match context.json {

@@ -164,9 +164,13 @@ async fn a_role_without_the_rights_is_told_the_grant() {
         spool: &spool,
         save: &save,
     };
-    let stored = async |_| Ok(());
+    let (cancel, stored) = (CancellationToken::new(), async |_| Ok(()));
+    let live = Live {
+        options: &live,
+        cancel: &cancel,
+    };
     let written = write(
-        &live,
+        live,
         &owner,
         &compared.set,
         folders,
@@ -200,15 +204,19 @@ async fn a_session_that_ends_between_the_last_check_and_the_commit_changed_nothi
         spool: &spool,
         save: &save,
     };
-    let live = bench.options("live");
+    let (live, cancel) = (bench.options("live"), CancellationToken::new());
     let end_it = async |_| {
         let end = "select pg_terminate_backend(pid) from pg_stat_activity \
                    where state = 'idle in transaction' and backend_xid is not null";
         bench.sql("postgres", end).await;
         Ok(())
     };
+    let live = Live {
+        options: &live,
+        cancel: &cancel,
+    };
     let written = write(
-        &live,
+        live,
         &owner,
         &compared.set,
         folders,
