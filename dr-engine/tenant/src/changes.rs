@@ -11,6 +11,7 @@ use dr_model::{TenantRestoreId, WorkloadName};
 use serde::{Deserialize, Serialize};
 
 use crate::folders::FolderChanges;
+use crate::large_objects::LargeObject;
 use crate::slice::SliceTable;
 use crate::{Mode, Tenant, TenantError};
 
@@ -73,6 +74,9 @@ pub(crate) struct ChangeSet {
     pub(crate) mode: Mode,
     /// Parents before their children.
     pub(crate) tables: Vec<TableChanges>,
+    /// Large objects that rows refer to, their contents beside the rows.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) large_objects: Vec<LargeObject>,
     pub(crate) folders: Vec<FolderChanges>,
 }
 
@@ -132,13 +136,19 @@ impl ChangeSet {
         Self {
             restore,
             tables: self.tables.iter().map(TableChanges::reversed).collect(),
+            large_objects: self
+                .large_objects
+                .iter()
+                .map(LargeObject::reversed)
+                .collect(),
             folders: self.folders.iter().map(FolderChanges::reversed).collect(),
             ..self.clone()
         }
     }
 
+    /// Whether the database is written to.
     pub(crate) fn has_rows(&self) -> bool {
-        self.tables.iter().any(TableChanges::is_written)
+        self.tables.iter().any(TableChanges::is_written) || !self.large_objects.is_empty()
     }
 
     pub(crate) fn write(&self, folder: &Path) -> Result<(), TenantError> {

@@ -127,7 +127,7 @@ impl Execution {
         let mut report = self.report(started, Some(point));
         if let Some(committed) = &committed {
             report.transaction = Some(committed.written.xid.to_string());
-            report.proof = rows::shown(committed);
+            report.proof = rows::shown(committed, &self.set);
         }
         self.put_folders_back(&mut report).await;
         Ok(Done { report, committed })

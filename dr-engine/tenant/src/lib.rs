@@ -45,6 +45,7 @@ mod folders;
 mod history;
 mod hold;
 mod hooks;
+mod large_objects;
 mod map;
 mod mapping;
 mod outcome;

@@ -123,6 +123,9 @@ pub struct TenantPlan {
     pub live_read_at: DateTime<Utc>,
     /// Every table that holds rows of tenants, also those without a difference.
     pub tables: Vec<TablePlan>,
+    /// What becomes of large objects that its rows refer to, if anything does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub large_objects: Option<String>,
     /// The tenant's part of folders.
     pub folders: Vec<FolderPlan>,
     /// What the operator should know.
@@ -193,6 +196,7 @@ impl TenantPlan {
         self.tables
             .iter()
             .all(|t| t.insert + t.update + t.delete == 0)
+            && self.large_objects.is_none()
             && self.folders.iter().all(FolderPlan::is_empty)
     }
 
@@ -273,6 +277,9 @@ impl fmt::Display for TenantPlan {
         }
         writeln!(f)?;
         fmt_tables(&self.tables, f)?;
+        if let Some(objects) = &self.large_objects {
+            writeln!(f, "{objects}")?;
+        }
         for folder in &self.folders {
             writeln!(
                 f,

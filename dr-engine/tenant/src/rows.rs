@@ -25,7 +25,9 @@ use crate::report::{ProofLine, ProofOutcome, TableContent};
 use crate::slice::{Ownership, SliceTable, Sliced, slice};
 use crate::tenants::Owners;
 use crate::wal_count::{self, Stretch};
-use crate::{OnConflict, TenantError, conflicts, contents, diff, fault, referred, sql};
+use crate::{
+    OnConflict, TenantError, conflicts, contents, diff, fault, large_objects, referred, sql,
+};
 
 /// How long the outcome of a commit is asked for after the connection was lost.
 const OUTCOME_PATIENCE: Duration = Duration::from_secs(30);
@@ -165,9 +167,11 @@ pub(crate) async fn compare(
     } = slice(subject.map, subject.tenant, &rows, &then);
     let owner = subject.owner();
     refused.extend(owner.unknown_ids());
-    let spool = folder.join("db");
-    recreate(&spool)?;
+    for part in ["db", "lo"] {
+        recreate(&folder.join(part))?;
+    }
     let (mut changes, mut plans) = (Vec::new(), Vec::new());
+    let mut wanted = large_objects::Wanted::default();
     for table in tables {
         if cancel.is_cancelled() {
             return Err(TenantError::Cancelled);
@@ -205,12 +209,19 @@ pub(crate) async fn compare(
         if found.counts.total() > 0 {
             diff::spool(&mut scratch, &found, folder).await?;
         }
+        wanted
+            .look(&mut scratch, &found.slice, condition.is_some())
+            .await?;
         if found.counts.insert > 0 {
             conflicts::taken(&mut live, &mut scratch, &owner, &found, &mut refused).await?;
         }
         changes.push(found);
         plans.push(plan);
     }
+    let (sessions, mode) = ((&mut live, &mut scratch), subject.mode);
+    let large_objects = wanted
+        .compare(sessions, &rows, &owner, mode, folder, &mut refused)
+        .await?;
     sql::run(&mut live, "commit", "reading the live database").await?;
     conflicts::surroundings(&rows, &changes, &mut warnings, &mut refused);
     close(live).await;
@@ -222,6 +233,7 @@ pub(crate) async fn compare(
         tenant: subject.tenant.clone(),
         mode: subject.mode,
         tables: changes,
+        large_objects,
         folders: Vec::new(),
     };
     Ok(Compared {
@@ -327,6 +339,7 @@ where
         let rows = CatalogRows::read(&mut live).await?;
         let written =
             apply::write(&mut live, &rows, owner, set, folders.spool, direction, xid).await?;
+        large_objects::write(&mut live, set, folders, direction).await?;
         apply::save(&mut live, set, folders.save).await?;
         store(written.xid).await?;
         Ok(written)
@@ -523,7 +536,7 @@ pub(crate) async fn look_again(
 }
 
 /// What was shown before the commit, as lines of the report.
-pub(crate) fn shown(committed: &Committed) -> Vec<ProofLine> {
+pub(crate) fn shown(committed: &Committed, set: &ChangeSet) -> Vec<ProofLine> {
     let agrees = |what: &str, detail: String| ProofLine {
         what: what.to_owned(),
         outcome: ProofOutcome::Agrees,
@@ -531,7 +544,7 @@ pub(crate) fn shown(committed: &Committed) -> Vec<ProofLine> {
     };
     let counted = &committed.written.counted;
     let total: u64 = counted.values().flatten().sum();
-    vec![
+    let mut lines = vec![
         agrees(
             "PostgreSQL counted the planned rows in every table and none elsewhere",
             format!("{total} row changes in {} tables", counted.len()),
@@ -544,7 +557,12 @@ pub(crate) fn shown(committed: &Committed) -> Vec<ProofLine> {
             "foreign keys and deferrable constraints hold for what was written",
             format!("{} checks, both directions", committed.written.checked),
         ),
-    ]
+    ];
+    if let Some(told) = large_objects::told(&set.large_objects) {
+        let what = "the large objects that were written hold what they are to hold";
+        lines.push(agrees(what, told));
+    }
+    lines
 }
 
 /// Compares the WAL of the transaction with what was counted.

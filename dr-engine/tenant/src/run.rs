@@ -15,6 +15,7 @@ use crate::execute::{Done, Execution, blocking, root_of};
 use crate::folders::{self, FolderChanges};
 use crate::hold;
 use crate::hooks::Hooks;
+use crate::large_objects;
 use crate::mapping::place_and_map;
 use crate::report::{ProofLine, ProofOutcome};
 use crate::rows::{self, Compared, Subject};
@@ -171,6 +172,7 @@ fn empty_plan(
         on_conflict: request.on_conflict,
         live_read_at: now,
         tables: Vec::new(),
+        large_objects: None,
         folders: Vec::new(),
         warnings: Vec::new(),
         refused: Vec::new(),
@@ -185,6 +187,7 @@ fn empty_set(place: &Place, tenant: &Tenant, mode: Mode, id: &TenantRestoreId) -
         tenant: tenant.clone(),
         mode,
         tables: Vec::new(),
+        large_objects: Vec::new(),
         folders: Vec::new(),
     }
 }
@@ -229,6 +232,7 @@ async fn compare(
     }
     let plan = &mut execution.plan;
     plan.tables = plans;
+    plan.large_objects = large_objects::told(&execution.set.large_objects);
     plan.folders = execution
         .set
         .folders

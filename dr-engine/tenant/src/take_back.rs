@@ -15,6 +15,7 @@ use crate::execute::{Execution, blocking, root_of};
 use crate::filter::Filter;
 use crate::folders::{self, FolderChanges};
 use crate::hooks::Hooks;
+use crate::large_objects;
 use crate::mapping::place_and_map;
 use crate::plan::TablePlan;
 use crate::record::{self, Ending, Outcome, Record};
@@ -83,6 +84,7 @@ pub async fn prepare_undo(
             on_conflict: OnConflict::Abort,
             live_read_at: installation.clock.now(),
             tables: Vec::new(),
+            large_objects: None,
             folders: Vec::new(),
             warnings,
             refused: Vec::new(),
@@ -202,6 +204,7 @@ async fn plan_undo(execution: &mut Execution, mut forward: ChangeSet) -> Result<
             }
         }
     }
+    refused.extend(large_objects::changed_since(&mut live, &forward).await?);
     let reversed = &execution.set.tables;
     crate::conflicts::surroundings(&catalog, reversed, &mut warnings, &mut refused);
     rows::close(live).await;
@@ -209,6 +212,7 @@ async fn plan_undo(execution: &mut Execution, mut forward: ChangeSet) -> Result<
     refused.extend(changed_files(&execution.installation, &execution.set).await?);
     let plan = &mut execution.plan;
     plan.tables = execution.set.tables.iter().map(table_plan).collect();
+    plan.large_objects = large_objects::told(&execution.set.large_objects);
     plan.folders = execution
         .set
         .folders
@@ -351,7 +355,12 @@ async fn content(execution: &Execution, spool: &Path) -> Result<Vec<TableContent
     let begin = "begin isolation level repeatable read read only";
     sql::run(&mut live, begin, "reading the live database again").await?;
     let mut content = Vec::new();
-    for table in forward.tables.iter().filter(|table| !table.left_out) {
+    // Tables that the restore did not write to may be gone.
+    let is_kept = |table: &&TableChanges| {
+        let mut kept = execution.set.tables.iter();
+        !table.left_out && kept.any(|kept| kept.slice.number == table.slice.number)
+    };
+    for table in forward.tables.iter().filter(is_kept) {
         let slice = &table.slice;
         let record = format!("row({})", slice.select_list("t"));
         let own = owner.condition(&slice.class, "t");

@@ -182,7 +182,9 @@ impl Bench {
 
     fn work(&self, name: &str) -> PathBuf {
         let folder = self.folder.path().join(name);
-        recreate(&folder.join("db")).unwrap();
+        for part in ["db", "lo"] {
+            recreate(&folder.join(part)).unwrap();
+        }
         folder
     }
 

@@ -64,3 +64,83 @@ async fn a_check_that_looks_a_parent_up_finds_it_as_it_was() {
     bench.undo("1").await;
     assert_eq!(bench.digests("live", "1", true).await, before);
 }
+
+const DOCUMENTS: &str = "
+    create domain public.lo as oid;
+    create table public.paper (id int primary key, tenant_id int not null, body public.lo, thumb oid);
+    insert into public.paper select n, n % 3, lo_from_bytea(0, convert_to(repeat('paper ' || n, n * 1000), 'UTF8')),
+      case when n > 3 then lo_from_bytea(0, convert_to('thumb ' || n, 'UTF8')) end from generate_series(1, 9) n;
+    -- One with a hole, and one that is a number of something else.
+    select lo_put((select body from public.paper where id = 7), 300000, 'behind a hole');
+    create table public.catalogued (id int primary key, tenant_id int not null, what oid);
+    insert into public.catalogued select n, n % 3, 'pg_class'::regclass from generate_series(1, 3) n;";
+
+/// What the tenant's large objects hold, by row.
+async fn papers(bench: &Bench, database: &str) -> String {
+    let mut session = bench.connect(database).await;
+    let query = "select string_agg(id || ' ' || coalesce(md5(lo_get(body)), '-') || ' ' || coalesce(md5(lo_get(thumb)), '-'), \
+                 ', ' order by id) from public.paper where tenant_id = 1";
+    sql::value(&mut session, query, "reading papers")
+        .await
+        .unwrap()
+}
+
+#[tokio::test]
+async fn large_objects_come_back_with_their_rows_and_go_again_with_an_undo() {
+    let own = [
+        ("public.paper", "tenant_id = $"),
+        ("public.catalogued", "tenant_id = $"),
+    ];
+    let bench = Bench::start(tenancy("tenant_id", &[]), &own);
+    bench.sql("postgres", "create database live").await;
+    bench.sql("live", DOCUMENTS).await;
+    bench.keep("then_").await;
+    let then = papers(&bench, "then_").await;
+    // Row 1 goes with its object, 4 keeps its row and loses its object, 7 gets another content and a thumb of its own.
+    let mistake = "select lo_unlink(body) from public.paper where id in (1, 4); delete from public.paper where id = 1;
+        select lo_put(body, 5, 'spoilt') from public.paper where id = 7;
+        update public.paper set thumb = lo_from_bytea(0, 'new') where id = 7;
+        select lo_put(thumb, 100000, 'longer') from public.paper where id = 4;";
+    bench.sql("live", mistake).await;
+    let others = bench.digests("live", "1", false).await;
+    let objects = "select count(*) from pg_largeobject_metadata";
+    let before = bench.value("live", objects).await;
+    bench.restore("1").await;
+    assert_eq!(papers(&bench, "live").await, then);
+    assert_eq!(bench.digests("live", "1", false).await, others);
+    assert_eq!(bench.value("live", objects).await, before + 2);
+    bench.undo("1").await;
+    assert_eq!(bench.value("live", objects).await, before);
+    let spoilt = "select count(*) from public.paper where id = 7 and lo_get(body, 5, 6) = 'spoilt' and \
+                  convert_from(lo_get(thumb), 'UTF8') = 'new'";
+    assert_eq!(bench.value("live", spoilt).await, 1);
+    let longer = "select length(lo_get(thumb))::int8 from public.paper where id = 4";
+    assert_eq!(bench.value("live", longer).await, 100_006);
+
+    // One that a row of another tenant refers to is nobody's to write.
+    let share =
+        "update public.paper set thumb = (select body from public.paper where id = 7) where id = 8";
+    bench.sql("live", share).await;
+    let (_, compared) = bench.compare("1", Mode::Replace).await;
+    let told = compared.refused.join("; ");
+    assert!(
+        told.contains("1 rows of public.paper that are not this tenant's refer to them"),
+        "{told}"
+    );
+    bench
+        .sql("live", "update public.paper set thumb = null where id = 8")
+        .await;
+
+    // Written to between plan and apply: nothing is written.
+    let (map, compared) = bench.compare("1", Mode::Replace).await;
+    let late = "select lo_put(body, 9, 'late') from public.paper where id = 7";
+    bench.sql("live", late).await;
+    let error = bench
+        .write(&map, &compared.set, "spool", "saved", Direction::Forward)
+        .await
+        .unwrap_err();
+    assert!(matches!(error, TenantError::Changed(_)), "{error}");
+    assert_eq!(bench.value("live", objects).await, before);
+    bench.restore("1").await;
+    assert_eq!(papers(&bench, "live").await, then);
+}
