@@ -328,10 +328,37 @@ pub(crate) enum TenantCommand {
         /// Shows what would change and ends.
         #[arg(long)]
         preview: bool,
+        #[command(flatten)]
+        writing: WritingArgs,
         /// Does not ask.
         #[arg(long)]
         yes: bool,
     },
+}
+
+/// How a tenant's rows are written.
+#[derive(Debug, Args, Clone, Copy)]
+pub(crate) struct WritingArgs {
+    /// How long a statement waits for a lock of somebody else before all is rolled back.
+    #[arg(long, value_name = "TIME", default_value = "10s")]
+    pub(crate) lock_wait: dr_model::HumanDuration,
+    /// How long writing may take before all is rolled back.
+    #[arg(long, value_name = "TIME", default_value = "1h")]
+    pub(crate) time_limit: dr_model::HumanDuration,
+    /// Refreshes the materialized views over the tables that were written to. Readers of one without a unique
+    /// index wait meanwhile, all tenants'.
+    #[arg(long)]
+    pub(crate) refresh_views: bool,
+}
+
+impl From<WritingArgs> for dr_tenant::Writing {
+    fn from(arguments: WritingArgs) -> Self {
+        Self {
+            lock_wait: arguments.lock_wait.0,
+            time_max: arguments.time_limit.0,
+            refresh_views: arguments.refresh_views,
+        }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -394,6 +421,8 @@ pub(crate) struct TenantRestoreArgs {
     /// With `--mode clone`: the tenant's id in the new database.
     #[arg(long = "as", value_name = "ID", requires = "into_database")]
     pub(crate) as_id: Option<String>,
+    #[command(flatten)]
+    pub(crate) writing: WritingArgs,
     /// Shows what would change and ends. Nothing is written to production.
     #[arg(long)]
     pub(crate) preview: bool,

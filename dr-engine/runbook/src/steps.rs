@@ -14,7 +14,7 @@ use dr_config::{
 use dr_installation::Installation;
 use dr_model::{Position, Progress, RestorePoint, Target, WorkloadName};
 use dr_sources::postgres::ConnectOptions;
-use dr_tenant::{Filter, Mode, OnConflict, TenantRequest};
+use dr_tenant::{Filter, Mode, OnConflict, TenantRequest, Writing};
 use sqlx::AssertSqlSafe;
 use tokio_util::sync::CancellationToken;
 
@@ -168,7 +168,9 @@ impl Bench<'_> {
             self.cancel.clone(),
         )
         .await?;
-        let report = prepared.apply(self.progress.clone()).await?;
+        let report = prepared
+            .apply(Writing::default(), self.progress.clone())
+            .await?;
         if !report.agrees() {
             return Err(StepFailure::new(format!(
                 "the proof does not hold: {report}"

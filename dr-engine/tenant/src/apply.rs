@@ -10,6 +10,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::time::Duration;
 
 use sqlx::postgres::PgConnection;
 
@@ -18,9 +19,6 @@ use crate::changes::{ChangeSet, Direction, TableChanges};
 use crate::slice::{Ownership, SliceTable, numbered_record, same};
 use crate::sql::{self, CopyFormat, ident, table};
 use crate::{TenantError, checks, contents, fault, proof};
-
-/// How long a statement waits for a lock of another session.
-const LOCK_TIMEOUT: &str = "10s";
 
 /// What the transaction did, ready to be committed.
 #[derive(Debug)]
@@ -38,12 +36,17 @@ pub(crate) fn temporary(slice: &SliceTable) -> String {
     format!("pg_temp.dr_change_{}", slice.number)
 }
 
-/// Opens the transaction and gives it its settings.
-pub(crate) async fn begin(live: &mut PgConnection) -> Result<u64, TenantError> {
+/// Opens the transaction and gives it its settings. A statement waits for a lock of another session for `lock_wait`.
+pub(crate) async fn begin(
+    live: &mut PgConnection,
+    lock_wait: Duration,
+) -> Result<u64, TenantError> {
     let open = format!(
         "begin isolation level read committed read write; {}; \
-         set local lock_timeout = '{LOCK_TIMEOUT}'; set local client_min_messages = warning",
-        sql::SESSION.replace("set ", "set local ")
+         set local lock_timeout = {}; set local client_min_messages = warning",
+        sql::SESSION.replace("set ", "set local "),
+        // 0 would mean for ever.
+        lock_wait.as_millis().max(1)
     );
     sql::run(live, &open, "beginning the transaction").await?;
     let role = match fault::is("trigger-fired") {

@@ -26,7 +26,7 @@ use crate::plan::{Tenant, TenantRequest};
 use crate::slice::{Ownership, SliceTable, slice};
 use crate::sql::{self, ident, literal, table};
 use crate::tenants::{self, Place};
-use crate::{TenantError, checksum, rows};
+use crate::{TenantError, checksum, large_objects, rows};
 
 /// Where a clone goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -238,7 +238,9 @@ impl Clone<'_> {
         .await?;
         let map = rows::complete(map)?;
         let catalog = CatalogRows::read(&mut then).await?;
-        let (copied, notes) = self.copied(&map, &catalog)?;
+        let (copied, mut notes) = self.copied(&map, &catalog)?;
+        let sliced = slice(&map, self.tenant, &catalog, &catalog).tables;
+        notes.extend(large_objects::left_out(&mut then, &sliced).await?);
         let mut live = rows::session(server, "the live database").await?;
         let create = create_database(&mut then, database).await?;
         sql::run(&mut live, &create, "making the database").await?;

@@ -149,7 +149,7 @@ pub(crate) fn surroundings(
         .collect();
     if !written.is_empty() && !views.is_empty() {
         warnings.push(format!(
-            "materialized views are not refreshed: {}",
+            "materialized views are refreshed only with --refresh-views: {}",
             views.join(", ")
         ));
     }

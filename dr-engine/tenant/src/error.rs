@@ -1,6 +1,6 @@
 //! What can go wrong with one tenant.
 
-use dr_model::{TenantRestoreId, WorkloadName};
+use dr_model::{HumanDuration, TenantRestoreId, WorkloadName};
 
 /// Errors of this crate. Display says what failed on what; the cause is the source.
 #[derive(Debug, thiserror::Error)]
@@ -171,6 +171,9 @@ pub enum TenantError {
     /// Asked to stop.
     #[error("cancelled; nothing was changed")]
     Cancelled,
+    /// The transaction took too long.
+    #[error("it was not written within {0}; everything was rolled back and nothing was changed")]
+    TooLong(HumanDuration),
     /// A worker thread ended without an answer.
     #[error("the worker that was to {0} ended without an answer")]
     Worker(&'static str),
@@ -240,6 +243,9 @@ impl TenantError {
                 let hint = "choose a window that lies wholly before or behind it with --from and --to";
                 Some(hint.to_owned())
             }),
+            Self::TooLong(_) => Some(
+                "see in pg_stat_activity and pg_locks what it waits for; --time-limit gives it longer".to_owned(),
+            ),
             Self::Unclassified { yaml, .. } => {
                 Some(format!("add to the workload in dr.yaml, choosing a class for each:\n{yaml}"))
             }
@@ -284,7 +290,7 @@ fn sql_hint(error: &sqlx::Error) -> Option<String> {
         ),
         "55P03" => Some(
             "another session holds a lock on rows of this tenant (a prepared transaction holds it \
-             for ever): see pg_locks and pg_prepared_xacts, then try again"
+             for ever): see pg_locks and pg_prepared_xacts, then try again; --lock-wait waits longer"
                 .to_owned(),
         ),
         "23505" => Some(

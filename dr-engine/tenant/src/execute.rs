@@ -30,7 +30,7 @@ use crate::rows::{self, Committed, Folders, Live};
 use crate::slice::Ownership;
 use crate::tenants::Place;
 use crate::work::WorkFolder;
-use crate::{TenantError, TenantPlan, TenantRestoreReport};
+use crate::{TenantError, TenantPlan, TenantRestoreReport, Writing, views};
 
 /// Everything an execution needs.
 #[derive(Debug)]
@@ -52,6 +52,7 @@ pub(crate) struct Execution {
     pub(crate) work: WorkFolder,
     /// Ends it until the commit.
     pub(crate) cancel: CancellationToken,
+    pub(crate) writing: Writing,
 }
 
 /// What is known once it is done.
@@ -156,6 +157,7 @@ impl Execution {
         let live = Live {
             options: &self.place.live,
             cancel: &self.cancel,
+            writing: &self.writing,
         };
         let result = rows::write(
             live,
@@ -421,16 +423,29 @@ impl Execution {
         if report.undo_point.is_some() {
             let mut ending = Ending::new(&self.id, Outcome::Committed);
             ending.report = Some(report.clone());
-            ending.hooks_follow = self.place.tenancy.hooks.follow();
+            ending.hooks_follow = self.follows();
             self.end(ending).await;
         }
         report
     }
 
+    /// Whether something is done after the outcome was recorded.
+    fn follows(&self) -> bool {
+        self.writing.refresh_views || self.place.tenancy.hooks.follow()
+    }
+
+    /// Refreshes materialized views, if that was asked for.
+    pub(crate) async fn refresh_views(&self) -> Vec<ProofLine> {
+        match self.writing.refresh_views {
+            true => views::refresh(&self.place.live, &self.set, self.writing.lock_wait).await,
+            false => Vec::new(),
+        }
+    }
+
     /// Adds what the hooks did that ran after the outcome was recorded.
     pub(crate) async fn hooks_ran(&self, report: &mut TenantRestoreReport, lines: Vec<ProofLine>) {
         report.proof.extend(lines.iter().cloned());
-        if report.undo_point.is_none() || !self.place.tenancy.hooks.follow() {
+        if report.undo_point.is_none() || !self.follows() {
             return;
         }
         let (repository, ran) = (self.repository.clone(), HooksRan::new(&self.id, lines));

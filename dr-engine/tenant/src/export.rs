@@ -22,7 +22,7 @@ use crate::plan::{Tenant, TenantRequest};
 use crate::slice::{Ownership, SliceTable, slice};
 use crate::sql::{self, CopyFormat, ident, table};
 use crate::tenants;
-use crate::{Filter, TenantError, rows};
+use crate::{Filter, TenantError, large_objects, rows};
 
 /// What is in the folder, told beside the files in `manifest.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -176,6 +176,7 @@ async fn write(
         return Err(TenantError::Refused(refused));
     }
     let mut notes = sliced.warnings;
+    notes.extend(large_objects::left_out(&mut then, &sliced.tables).await?);
     let (ordered, has_cycle) = loading_order(&catalog, sliced.tables);
     if has_cycle {
         notes.push(

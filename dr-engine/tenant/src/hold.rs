@@ -14,7 +14,7 @@ use sqlx::postgres::PgConnection;
 
 use crate::catalog::CatalogRows;
 use crate::map::{TableClass, TenancyMap};
-use crate::plan::Tenant;
+use crate::plan::{Tenant, Writing};
 use crate::slice::Ownership;
 use crate::{TenantError, apply, rows, sql};
 
@@ -36,11 +36,12 @@ pub(crate) struct Held {
 /// Begins the transaction of a restore. `tenant` is held still where its registry can be locked.
 pub(crate) async fn begin(
     live_options: &ConnectOptions,
+    writing: &Writing,
     map: Option<(&TenancyMap, &Tenant)>,
 ) -> Result<Held, TenantError> {
     let mut live = rows::session(live_options, "the live database").await?;
     let from = rows::insert_position(&mut live).await?;
-    let xid = apply::begin(&mut live).await?;
+    let xid = apply::begin(&mut live, writing.lock_wait).await?;
     let ask = "select pg_backend_pid()";
     let server_process = sql::value(&mut live, ask, "asking for the session's process").await?;
     if let Some((map, tenant)) = map {

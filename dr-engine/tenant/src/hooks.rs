@@ -123,6 +123,7 @@ impl Hooks {
         if let Ok((execution, report)) = &result
             && report.transaction.is_some()
         {
+            ran.extend(execution.refresh_views().await);
             ran.extend(self.changed(execution.written()).await);
         }
         if self.begun.load(Ordering::Relaxed) {

@@ -76,6 +76,23 @@ fn columns(slice: &SliceTable) -> Vec<usize> {
     (0..slice.columns.len()).filter(may).collect()
 }
 
+/// What is to be said where rows are copied without the objects that they refer to.
+pub(crate) async fn left_out(
+    session: &mut PgConnection,
+    tables: &[SliceTable],
+) -> Result<Option<String>, TenantError> {
+    let tables = tables.iter().filter(|slice| !columns(slice).is_empty());
+    let names: Vec<String> = tables.map(|slice| slice.table.to_string()).collect();
+    let any = "select exists (select from pg_largeobject_metadata)";
+    if names.is_empty() || !sql::value::<bool>(session, any, "looking for large objects").await? {
+        return Ok(None);
+    }
+    Ok(Some(format!(
+        "large objects are not in it; rows hold their numbers: {}",
+        names.join(", ")
+    )))
+}
+
 /// What the tenant's rows of the target refer to, as the tables are compared.
 #[derive(Debug, Default)]
 pub(crate) struct Wanted {

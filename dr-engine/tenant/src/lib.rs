@@ -63,6 +63,7 @@ mod take_back;
 mod tenants;
 mod timeline;
 mod undo;
+mod views;
 mod wal_count;
 mod work;
 
@@ -74,7 +75,9 @@ pub use filter::Filter;
 pub use history::{Became, Past, history};
 pub use map::{Case, Hop, MappedTable, TableClass, TableName, TenancyMap};
 pub use mapping::{list, map, row_counts};
-pub use plan::{FolderPlan, Mode, Purpose, Sample, TablePlan, Tenant, TenantPlan, TenantRequest};
+pub use plan::{
+    FolderPlan, Mode, Purpose, Sample, TablePlan, Tenant, TenantPlan, TenantRequest, Writing,
+};
 pub use referred::OnConflict;
 pub use report::{
     FolderResult, ProofLine, ProofOutcome, TableContent, TableResult, TenantRestoreReport,

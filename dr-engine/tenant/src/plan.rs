@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use dr_model::{Lsn, RestorePointId, Target, TenantRestoreId, WorkloadName};
@@ -78,6 +79,27 @@ pub struct TenantRequest {
     pub on_conflict: OnConflict,
     /// Who asks for it, for the certificate.
     pub by: Option<String>,
+}
+
+/// How what was planned is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Writing {
+    /// How long a statement waits for a lock of another session.
+    pub lock_wait: Duration,
+    /// How long the transaction may take; then it is rolled back.
+    pub time_max: Duration,
+    /// Whether materialized views over the tables that were written to are refreshed.
+    pub refresh_views: bool,
+}
+
+impl Default for Writing {
+    fn default() -> Self {
+        Self {
+            lock_wait: Duration::from_secs(10),
+            time_max: Duration::from_secs(60 * 60),
+            refresh_views: false,
+        }
+    }
 }
 
 /// Whether rows go back to an earlier moment or a restore is taken back.

@@ -1,6 +1,6 @@
 //! What the repository keeps of a tenant restore: a record written before the commit, which names the
 //! transaction and the restore point with the former state, a second one with the outcome, and a third one
-//! with what the hooks did after that. All are write-once. A record without an outcome is a restore that was
+//! with what hooks and the refreshing of views did after that. All are write-once. A record without an outcome is a restore that was
 //! interrupted; the server knows what became of its transaction. The outcome does not wait for the hooks, which
 //! may take long: killed among them, a restore keeps all that was shown of it.
 
@@ -58,7 +58,7 @@ pub(crate) struct Ending {
     pub(crate) outcome: Outcome,
     pub(crate) report: Option<TenantRestoreReport>,
     pub(crate) error: Option<String>,
-    /// Hooks run after it.
+    /// Hooks, or views that are refreshed, come after it.
     #[serde(default)]
     pub(crate) hooks_follow: bool,
 }
@@ -145,7 +145,7 @@ impl Ending {
             match get::<HooksRan>(repository, &hooks_name(id))? {
                 Some(ran) => report.proof.extend(ran.lines),
                 None => report.proof.push(ProofLine {
-                    what: "the hooks `changed` and `after` ran".to_owned(),
+                    what: "what follows the commit was done: hooks `changed` and `after`, views that are refreshed".to_owned(),
                     outcome: ProofOutcome::NotMeasured,
                     detail: "the restore ended before it recorded what they did".to_owned(),
                 }),

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 use dr_config::TenancyConfig;
-use dr_model::{Lsn, Progress, TenantRestoreId, WorkloadName};
+use dr_model::{HumanDuration, Lsn, Progress, TenantRestoreId, WorkloadName};
 use dr_sources::postgres::ConnectOptions;
 use sqlx::Connection;
 use sqlx::postgres::PgConnection;
@@ -20,7 +20,7 @@ use crate::classify::classify;
 use crate::filter::Filter;
 use crate::hold::{self, Held};
 use crate::map::TenancyMap;
-use crate::plan::{Mode, TablePlan, Tenant};
+use crate::plan::{Mode, TablePlan, Tenant, Writing};
 use crate::report::{ProofLine, ProofOutcome, TableContent};
 use crate::slice::{Ownership, SliceTable, Sliced, slice};
 use crate::tenants::Owners;
@@ -308,13 +308,18 @@ pub(crate) struct Folders<'a> {
 pub(crate) struct Live<'a> {
     pub(crate) options: &'a ConnectOptions,
     pub(crate) cancel: &'a CancellationToken,
+    pub(crate) writing: &'a Writing,
 }
 
 /// Carries a change set out in one transaction, the `held` one if there is one. `store` gets the transaction's id when the former rows
 /// are in `folders.save`, and must have made them durable when it returns; only then is committed. Asked to
 /// stop before that, it rolls back.
 pub(crate) async fn write<Store, Stored>(
-    Live { options, cancel }: Live<'_>,
+    Live {
+        options,
+        cancel,
+        writing,
+    }: Live<'_>,
     owner: &Ownership<'_>,
     set: &ChangeSet,
     folders: Folders<'_>,
@@ -333,7 +338,7 @@ where
         server_process,
     } = match held {
         Some(held) => held,
-        None => hold::begin(options, None).await?,
+        None => hold::begin(options, writing, None).await?,
     };
     let prepared = async {
         let rows = CatalogRows::read(&mut live).await?;
@@ -350,6 +355,10 @@ where
         () = cancel.cancelled() => {
             interrupt(options, server_process).await;
             Err(TenantError::Cancelled)
+        }
+        () = tokio::time::sleep(writing.time_max) => {
+            interrupt(options, server_process).await;
+            Err(TenantError::TooLong(HumanDuration(writing.time_max)))
         }
     };
     let written = match prepared {

@@ -22,7 +22,8 @@ use crate::rows::{self, Compared, Subject};
 use crate::tenants::{self, Place};
 use crate::work::{self, WorkFolder};
 use crate::{
-    Mode, Purpose, Tenant, TenantError, TenantPlan, TenantRequest, TenantRestoreReport, fault,
+    Mode, Purpose, Tenant, TenantError, TenantPlan, TenantRequest, TenantRestoreReport, Writing,
+    fault,
 };
 
 /// A tenant that is written to while its restore is applied gets that many plans.
@@ -108,6 +109,7 @@ pub async fn prepare(
         content: work.path("then"),
         work,
         cancel: cancel.clone(),
+        writing: Writing::default(),
     };
     execution.plan.warnings.extend(note);
     // What limits the restore of the scratch instance limits the tenant's.
@@ -403,9 +405,14 @@ impl Prepared {
     /// the one that leaves it open.
     pub async fn apply(
         self,
+        writing: Writing,
         progress: Arc<dyn Progress>,
     ) -> Result<TenantRestoreReport, TenantError> {
-        let Self { execution, scratch } = self;
+        let Self {
+            mut execution,
+            scratch,
+        } = self;
+        execution.writing = writing;
         let hooks = Hooks::of(&execution);
         let work = restore(execution, &scratch, &hooks, progress.as_ref());
         let report = hooks.around(progress.as_ref(), work).await?;
@@ -479,7 +486,7 @@ async fn apply_or_plan_again(
                     lines.join("; ")
                 ));
                 let tenant = Some((&execution.map, &execution.set.tenant));
-                held = Some(hold::begin(&execution.place.live, tenant).await?);
+                held = Some(hold::begin(&execution.place.live, &execution.writing, tenant).await?);
                 let cancel = execution.cancel.clone();
                 compare(execution, scratch, progress, &cancel).await?;
                 execution.plan.warnings.push(format!(

@@ -26,8 +26,8 @@ use crate::tenants::{self, Place};
 use crate::undo::{self, State};
 use crate::work::WorkFolder;
 use crate::{
-    Mode, OnConflict, Purpose, TenantError, TenantPlan, TenantRestoreReport, checksum, outcome,
-    rows, sql,
+    Mode, OnConflict, Purpose, TenantError, TenantPlan, TenantRestoreReport, Writing, checksum,
+    outcome, rows, sql,
 };
 
 /// An undo that is ready to be carried out.
@@ -100,6 +100,7 @@ pub async fn prepare_undo(
         spool: stored,
         work,
         cancel: cancel.clone(),
+        writing: Writing::default(),
     };
     plan_undo(&mut execution, set).await?;
     if cancel.is_cancelled() {
@@ -288,9 +289,11 @@ impl PreparedUndo {
     /// As [`Prepared::apply`].
     pub async fn apply(
         self,
+        writing: Writing,
         progress: Arc<dyn Progress>,
     ) -> Result<TenantRestoreReport, TenantError> {
-        let execution = self.execution;
+        let mut execution = self.execution;
+        execution.writing = writing;
         let hooks = Hooks::of(&execution);
         progress.note(&format!("undoing for {}", execution.set.tenant.name));
         hooks

@@ -7,7 +7,9 @@ mod timeline;
 use dr_config::WorkloadSource;
 use dr_installation::Installation;
 use dr_model::WorkloadName;
-use dr_tenant::{Filter, Mode, OnConflict, TenantPlan, TenantRequest, TenantRestoreReport};
+use dr_tenant::{
+    Filter, Mode, OnConflict, TenantPlan, TenantRequest, TenantRestoreReport, Writing,
+};
 
 use crate::args::{TenantCommand, TenantRestoreArgs};
 use crate::commands::hold;
@@ -41,8 +43,9 @@ pub(crate) async fn run(context: &Context, command: TenantCommand) -> Result<u8,
             restore,
             workload,
             preview,
+            writing,
             yes,
-        } => undo(context, &restore, workload, preview, yes).await,
+        } => undo(context, &restore, workload, writing.into(), (preview, yes)).await,
     }
 }
 
@@ -230,7 +233,7 @@ async fn restore(context: &Context, arguments: &TenantRestoreArgs) -> Result<u8,
                         return Ok::<u8, Failure>(0);
                     }
                     job.step("apply").await;
-                    let report = prepared.apply(progress).await?;
+                    let report = prepared.apply(arguments.writing.into(), progress).await?;
                     show_report(context, &report)
                 }
             },
@@ -242,8 +245,8 @@ async fn undo(
     context: &Context,
     id: &dr_model::TenantRestoreId,
     workload: Option<String>,
-    preview: bool,
-    yes: bool,
+    writing: Writing,
+    (preview, yes): (bool, bool),
 ) -> Result<u8, Failure> {
     let installation = context.installation()?;
     let workload = chosen(&installation, workload.as_deref())?;
@@ -270,7 +273,7 @@ async fn undo(
                         return Ok::<u8, Failure>(0);
                     }
                     job.step("apply").await;
-                    let report = prepared.apply(progress).await?;
+                    let report = prepared.apply(writing, progress).await?;
                     show_report(context, &report)
                 }
             },

@@ -278,6 +278,7 @@ impl Bench {
         let live = Live {
             options: &self.options("live"),
             cancel: &CancellationToken::new(),
+            writing: &Writing::default(),
         };
         let result = write(
             live,

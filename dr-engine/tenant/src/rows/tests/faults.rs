@@ -168,6 +168,7 @@ async fn a_role_without_the_rights_is_told_the_grant() {
     let live = Live {
         options: &live,
         cancel: &cancel,
+        writing: &Writing::default(),
     };
     let written = write(
         live,
@@ -214,6 +215,7 @@ async fn a_session_that_ends_between_the_last_check_and_the_commit_changed_nothi
     let live = Live {
         options: &live,
         cancel: &cancel,
+        writing: &Writing::default(),
     };
     let written = write(
         live,

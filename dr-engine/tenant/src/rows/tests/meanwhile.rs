@@ -100,9 +100,13 @@ async fn a_held_tenant_whose_other_rows_change_after_the_plan_stops_the_restore(
     let tenant = bench.tenant("3").await;
     let late = "update item set description = 'later' where item_id = (select min(item_id) from item where tenant_id = 3)";
     for late in [Some(late), None] {
-        let held = hold::begin(&bench.options("live"), Some((&map, &tenant)))
-            .await
-            .unwrap();
+        let held = hold::begin(
+            &bench.options("live"),
+            &Writing::default(),
+            Some((&map, &tenant)),
+        )
+        .await
+        .unwrap();
         let (map, compared) = bench.compare("3", Mode::Replace).await;
         if let Some(late) = late {
             bench.sql("live", late).await;
@@ -126,57 +130,76 @@ async fn a_held_tenant_whose_other_rows_change_after_the_plan_stops_the_restore(
     assert_eq!(bench.digests("live", "3", true).await, then);
 }
 
-/// Stopped while a statement waits for somebody's lock: the statement ends at once, and nothing is left.
+/// Stopped while a statement waits for somebody's lock: the statement ends at once, and nothing is left. The same
+/// when it may not take longer, or wait longer.
 #[tokio::test]
-async fn a_restore_that_is_asked_to_stop_ends_its_statement_and_changes_nothing() {
+async fn a_restore_that_is_stopped_or_takes_too_long_ends_its_statement_and_changes_nothing() {
     let bench = Bench::erp().await;
     bench.keep("then_").await;
     bench.sql("live", MISTAKE).await;
     let before = bench.digests("live", "3", true).await;
     let (map, compared) = bench.compare("3", Mode::Replace).await;
-    let mut holder = bench.connect("live").await;
-    let lock =
-        "begin; set local lock_timeout = 0; lock table public.sales_order in access exclusive mode";
-    sql::run(&mut holder, lock, "holding a table")
-        .await
-        .unwrap();
     let owner = Ownership {
         map: &map,
         tenant: &compared.set.tenant,
     };
-    let (spool, save) = (bench.folder.path().join("spool"), bench.work("saved"));
-    let folders = Folders {
-        spool: &spool,
-        save: &save,
-    };
-    let (live, cancel) = (bench.options("live"), CancellationToken::new());
-    let live = Live {
-        options: &live,
-        cancel: &cancel,
-    };
-    let written = write(
-        live,
-        &owner,
-        &compared.set,
-        folders,
-        Direction::Forward,
-        None,
-        async |_| Ok(()),
-    );
     let waits = "select count(*) from pg_stat_activity where wait_event_type = 'Lock'";
-    let stop = async {
-        while bench.value("live", waits).await == 0 {}
-        cancel.cancel();
-    };
-    let (written, ()) = tokio::join!(written, stop);
-    assert!(
-        matches!(written, Err(TenantError::Cancelled)),
-        "{written:?}"
-    );
-    assert_eq!(bench.value("live", waits).await, 0);
-    holder.close().await.unwrap();
-    let open = "select count(*) from pg_stat_activity where backend_xid is not null";
-    assert_eq!(bench.value("live", open).await, 0);
-    assert_eq!(bench.digests("live", "3", true).await, before);
+    let short = Duration::from_millis(300);
+    let limits = [
+        (Duration::from_secs(60), Duration::from_secs(60)),
+        (Duration::from_secs(60), short),
+        (short, Duration::from_secs(60)),
+    ];
+    for (round, (lock_wait, time_max)) in limits.into_iter().enumerate() {
+        let mut holder = bench.connect("live").await;
+        let lock = "begin; lock table public.sales_order in access exclusive mode";
+        sql::run(&mut holder, lock, "holding a table")
+            .await
+            .unwrap();
+        let (spool, save) = (bench.folder.path().join("spool"), bench.work("saved"));
+        let folders = Folders {
+            spool: &spool,
+            save: &save,
+        };
+        let (options, cancel) = (bench.options("live"), CancellationToken::new());
+        let writing = Writing {
+            lock_wait,
+            time_max,
+            refresh_views: false,
+        };
+        let live = Live {
+            options: &options,
+            cancel: &cancel,
+            writing: &writing,
+        };
+        let stored = async |_| Ok(());
+        let written = write(
+            live,
+            &owner,
+            &compared.set,
+            folders,
+            Direction::Forward,
+            None,
+            stored,
+        );
+        let stop = async {
+            while round == 0 && bench.value("live", waits).await == 0 {}
+            if round == 0 {
+                cancel.cancel();
+            }
+        };
+        let (written, ()) = tokio::join!(written, stop);
+        let error = written.unwrap_err();
+        match round {
+            0 => assert!(matches!(error, TenantError::Cancelled), "{error:?}"),
+            1 => assert!(error.to_string().contains("within 300ms"), "{error}"),
+            _ => assert!(error.hint().unwrap().contains("--lock-wait"), "{error:?}"),
+        }
+        assert_eq!(bench.value("live", waits).await, 0);
+        holder.close().await.unwrap();
+        let open = "select count(*) from pg_stat_activity where backend_xid is not null";
+        assert_eq!(bench.value("live", open).await, 0);
+        assert_eq!(bench.digests("live", "3", true).await, before);
+    }
     bench.restore("3").await;
 }

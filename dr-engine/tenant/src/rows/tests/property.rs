@@ -160,7 +160,10 @@ impl Seen<'_> {
             match written.await {
                 Err(TenantError::Changed(_)) if plans < 3 => {
                     let whose = Some((&map, &set.tenant));
-                    held = Some(hold::begin(&self.bench.options("live"), whose).await?);
+                    held = Some(
+                        hold::begin(&self.bench.options("live"), &Writing::default(), whose)
+                            .await?,
+                    );
                     compared = self.plan().await.1;
                     plans += 1;
                     self.work_late(&std::mem::take(&mut later)).await;

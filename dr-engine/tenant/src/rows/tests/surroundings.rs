@@ -65,6 +65,56 @@ async fn a_check_that_looks_a_parent_up_finds_it_as_it_was() {
     assert_eq!(bench.digests("live", "1", true).await, before);
 }
 
+/// One of another schema's view, one with readers that do not wait, one that was never filled, and one of nothing
+/// that the restore writes to.
+const VIEWS: &str = "
+    create materialized view public.totals as select tenant_id, count(*) as orders from public.sales_order group by 1;
+    create unique index on public.totals (tenant_id);
+    create view public.large as select * from public.totals where orders > 0;
+    create materialized view public.grand as select sum(orders) as orders from public.large;
+    create materialized view public.never as select * from public.sales_order with no data;
+    create materialized view public.currencies as select * from public.currency;";
+
+#[tokio::test]
+async fn materialized_views_over_what_was_written_are_refreshed_in_order() {
+    let bench = Bench::erp().await;
+    bench.sql("live", VIEWS).await;
+    bench.keep("then_").await;
+    bench.sql("live", super::erp::MISTAKE).await;
+    let refresh = "refresh materialized view public.totals; refresh materialized view public.grand";
+    bench.sql("live", refresh).await;
+    let compared = bench.restore("3").await;
+    let orders = "select orders::int8 from public.grand";
+    let then = bench.value("then_", orders).await;
+    assert_ne!(bench.value("live", orders).await, then);
+    let second = std::time::Duration::from_secs(1);
+    let lines = crate::views::refresh(&bench.options("live"), &compared.set, second).await;
+    let told: Vec<String> = lines
+        .iter()
+        .map(|line| format!("{} {:?} {}", line.what, line.outcome, line.detail))
+        .collect();
+    assert_eq!(lines.len(), 3, "{told:#?}");
+    assert!(told.iter().all(|line| line.contains("Agrees")), "{told:#?}");
+    let place = |name: &str| told.iter().position(|line| line.contains(name)).unwrap();
+    assert!(place("public.totals") < place("public.grand"), "{told:#?}");
+    assert!(told[place("public.totals")].contains("beside its readers"));
+    assert!(told[place("public.grand")].contains("waited"));
+    assert!(told[place("public.never")].contains("never filled"));
+    assert_eq!(bench.value("live", orders).await, then);
+    // A reader that does not end keeps it from one: that is told.
+    let mut reader = bench.connect("live").await;
+    let read = "begin; select count(*) from public.grand";
+    sql::run(&mut reader, read, "reading").await.unwrap();
+    let lines = crate::views::refresh(&bench.options("live"), &compared.set, second).await;
+    let failed: Vec<_> = lines
+        .iter()
+        .filter(|line| line.outcome == ProofOutcome::Differs)
+        .collect();
+    assert_eq!(failed.len(), 1, "{lines:#?}");
+    assert!(failed[0].detail.contains("lock timeout"), "{failed:#?}");
+    reader.close().await.unwrap();
+}
+
 const DOCUMENTS: &str = "
     create domain public.lo as oid;
     create table public.paper (id int primary key, tenant_id int not null, body public.lo, thumb oid);

@@ -49,9 +49,8 @@ async fn rows_changed_since_are_counted_alike_however_many_are_held_at_a_time() 
     for rows_at_a_time in [1, 3, 100] {
         assert_eq!(standings(rows_at_a_time).await, whole, "{rows_at_a_time}");
     }
-    let left: Vec<_> = std::fs::read_dir(&saved)
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name())
-        .collect();
-    assert_eq!(left.len(), 2, "{left:?}");
+    let left = std::fs::read_dir(&saved).unwrap();
+    let left: Vec<_> = left.map(|entry| entry.unwrap().file_name()).collect();
+    let is_part = |name: &&std::ffi::OsString| name.to_string_lossy().contains('-');
+    assert!(left.iter().find(is_part).is_none(), "{left:?}");
 }
