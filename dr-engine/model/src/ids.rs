@@ -131,6 +131,9 @@ id_type!(TenantRestoreId, "tenant restore id", "tr-",
 id_type!(HoldId, "hold id", "hold-",
     /// Identifies a hold on restore points: `hold-<UTC time>-<6 hex digits>`.
 );
+id_type!(ErasureId, "erasure id", "er-",
+    /// Identifies an entry of the ledger of erasures: `er-<UTC time>-<6 hex digits>`.
+);
 id_type!(DrillRunId, "drill run id", "run-",
     /// Identifies one execution of a drill: `run-<UTC time>-<6 hex digits>`.
 );
@@ -163,6 +166,7 @@ timed_id!(JobId);
 timed_id!(TenantRestoreId);
 timed_id!(DrillRunId);
 timed_id!(HoldId);
+timed_id!(ErasureId);
 
 #[cfg(test)]
 mod tests {

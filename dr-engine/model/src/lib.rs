@@ -16,13 +16,14 @@ pub mod progress;
 pub mod quantity;
 pub mod random;
 pub mod restore_point;
+pub mod table_name;
 pub mod target;
 pub mod window;
 
 pub use clock::{Clock, SystemClock};
 pub use ids::{
-    DrillRunId, HoldId, InvalidName, JobId, RepositoryName, RestorePointId, TenantRestoreId,
-    TierName, WorkloadName,
+    DrillRunId, ErasureId, HoldId, InvalidName, JobId, RepositoryName, RestorePointId,
+    TenantRestoreId, TierName, WorkloadName,
 };
 pub use lsn::{Lsn, SystemId, Timeline, WalFileName};
 pub use progress::{Progress, Silent};
@@ -31,5 +32,6 @@ pub use restore_point::{
     Condition, FilesPosition, NatsPosition, Position, PostgresPosition, RestorePoint,
     StreamPosition, TenantStatePosition, WorkloadKind,
 };
+pub use table_name::TableName;
 pub use target::{InvalidTarget, Target};
 pub use window::RecoveryWindow;

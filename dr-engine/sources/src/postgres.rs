@@ -14,6 +14,7 @@ pub mod details;
 mod names;
 pub mod parts;
 pub mod put_back;
+mod quote;
 pub mod tools;
 
 pub use base_backup::{
@@ -30,4 +31,5 @@ pub use details::{
     Tablespace,
 };
 pub use names::name_relation;
+pub use quote::{SESSION, ident, literal, table};
 pub use sqlx::PgConnection;

@@ -3,23 +3,9 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
+pub use dr_model::TableName;
 use dr_model::WorkloadName;
 use serde::{Deserialize, Serialize};
-
-/// A table's qualified name, unquoted.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct TableName {
-    /// The schema.
-    pub schema: String,
-    /// The table.
-    pub name: String,
-}
-
-impl fmt::Display for TableName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&format!("{}.{}", self.schema, self.name))
-    }
-}
 
 /// One step from a table to the table its rows belong to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -4,6 +4,7 @@
 
 use std::path::Path;
 
+pub(crate) use dr_sources::postgres::{SESSION, ident, literal, table};
 use futures::StreamExt;
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
@@ -12,34 +13,9 @@ use sqlx::{AssertSqlSafe, Executor, Row};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::TenantError;
-use crate::map::TableName;
 
 /// Pieces in which COPY data is sent.
 const COPY_PIECE_BYTES: usize = 256 * 1024;
-
-/// The settings under which values have the same text on both servers, and names mean one thing.
-/// `row_security = off` makes a query that would be filtered fail instead (RULE: an unseen row is not an
-/// absent row).
-pub(crate) const SESSION: &str = "set search_path = ''; set row_security = off; \
-    set standard_conforming_strings = on; set datestyle = 'ISO, MDY'; set intervalstyle = 'postgres'; \
-    set timezone = 'UTC'; set extra_float_digits = 1; set bytea_output = 'hex'; \
-    set lc_monetary = 'C'; set xmloption = 'content'; set statement_timeout = 0; \
-    set idle_in_transaction_session_timeout = 0; set client_encoding = 'UTF8'";
-
-/// A name as an SQL identifier.
-pub(crate) fn ident(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
-}
-
-/// A value as an SQL literal (`standard_conforming_strings` is on).
-pub(crate) fn literal(value: &str) -> String {
-    format!("'{}'", value.replace('\'', "''"))
-}
-
-/// A table's qualified name as SQL.
-pub(crate) fn table(name: &TableName) -> String {
-    format!("{}.{}", ident(&name.schema), ident(&name.name))
-}
 
 /// Runs statements that return nothing.
 pub(crate) async fn run(
