@@ -14,6 +14,7 @@ mod bad_input;
 mod copies;
 mod demo;
 mod drill_honesty;
+mod erasures;
 mod judge;
 mod new_host;
 mod public_schemas;

@@ -262,6 +262,10 @@ pub(crate) struct RestoreArgs {
     /// Queues: replaces streams that are there.
     #[arg(long)]
     pub(crate) replace: bool,
+    /// Leaves what was erased in the copy, which is not recovered privately then. Nobody may see it who must not see
+    /// what was erased.
+    #[arg(long)]
+    pub(crate) without_erasures: bool,
     /// Shows what would be done and ends.
     #[arg(long)]
     pub(crate) preview: bool,
@@ -296,6 +300,15 @@ pub(crate) enum TenantCommand {
     Timeline(TenantTimelineArgs),
     /// Puts one tenant back to a moment; all others keep working.
     Restore(Box<TenantRestoreArgs>),
+    /// Records that rows of a tenant, or all of it, were erased and must not come back: every later restore takes
+    /// them out before anyone sees them. Nothing live is changed.
+    Erase(Box<TenantEraseArgs>),
+    /// Lists the ledger of erasures.
+    Erasures {
+        /// The workload; may be left out when one workload holds tenants' rows.
+        #[arg(long)]
+        workload: Option<String>,
+    },
     /// Lists what was done to the tenants of a workload, and what became of it.
     History {
         /// The workload; may be left out when one workload holds tenants' rows.
@@ -359,6 +372,35 @@ impl From<WritingArgs> for dr_tenant::Writing {
             refresh_views: arguments.refresh_views,
         }
     }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TenantEraseArgs {
+    /// The tenant: its name, or id:VALUE.
+    pub(crate) tenant: String,
+    /// The workload; may be left out when one workload holds the tenant.
+    #[arg(long)]
+    pub(crate) workload: Option<String>,
+    /// Why it has to be forgotten: a request's number, a law. Kept for as long as the repository is.
+    #[arg(long, value_name = "TEXT", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub(crate) reason: String,
+    /// Only these rows, by their keys: `TABLE:KEY[,KEY...]`; the values of a key of several columns are joined by
+    /// `/`, and the tenant's own id may be left out of it. Can be given several times.
+    #[arg(long, value_name = "TABLE:KEYS")]
+    pub(crate) rows: Vec<String>,
+    /// Only the live rows for which this holds: `TABLE: CONDITION` in SQL. What is recorded are their keys. Can be
+    /// given once for each table.
+    #[arg(long = "where", value_name = "TABLE: CONDITION")]
+    pub(crate) conditions: Vec<String>,
+    /// Also rows of the tenant that refer to these, whatever their foreign keys do when a row is deleted.
+    #[arg(long)]
+    pub(crate) dependents: bool,
+    /// Shows what would be recorded, and what it comes to, and ends.
+    #[arg(long)]
+    pub(crate) preview: bool,
+    /// Does not ask.
+    #[arg(long)]
+    pub(crate) yes: bool,
 }
 
 #[derive(Debug, Args)]

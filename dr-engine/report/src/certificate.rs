@@ -46,6 +46,9 @@ pub struct Certificate {
     pub tables: Vec<CertifiedTable>,
     /// Files put back and removed, by workload.
     pub folders: Vec<CertifiedFolder>,
+    /// What was erased of the customer's data and was not brought back; none where it is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub erasures: Option<Vec<CertifiedErasure>>,
     /// Whether it was shown that the rows are as they are to be.
     pub verdict: Verdict,
     /// What was shown, line by line.
@@ -92,6 +95,18 @@ pub struct CertifiedTable {
     pub rows: Option<u64>,
     /// The checksum of these rows.
     pub sha256: Option<String>,
+}
+
+/// One entry of the ledger of erasures.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CertifiedErasure {
+    /// Its id.
+    pub id: String,
+    /// When it was recorded (wall clock).
+    pub recorded: DateTime<Utc>,
+    /// Rows that it kept from being brought back.
+    pub rows: u64,
 }
 
 /// One folder.

@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use dr_backup::BackupError;
-use dr_model::{RestorePointId, SystemId, WalFileName, WorkloadName};
+use dr_model::{ErasureId, RestorePointId, SystemId, WalFileName, WorkloadName};
 use dr_sources::SourceError;
 use dr_store::StoreError;
 
@@ -209,12 +209,64 @@ pub enum RestoreError {
         /// The server.
         place: String,
     },
+    /// An entry of the ledger of erasures cannot be understood.
+    #[error(
+        "erasure {name} in repository {place} cannot be understood, so nothing may be opened: {why}"
+    )]
+    BadErasure {
+        /// The entry.
+        name: String,
+        /// The repository.
+        place: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// What was erased cannot be taken out of a copy.
+    #[error(
+        "erasure {id} cannot be applied, so the copy is not opened:{}",
+        list_text(why)
+    )]
+    ErasureNotHeld {
+        /// The entry.
+        id: ErasureId,
+        /// What stands against it.
+        why: Vec<String>,
+    },
+    /// Other rows went than were gathered.
+    #[error(
+        "{counted} rows were to be erased, and PostgreSQL deleted {erased}: all was rolled back"
+    )]
+    ErasureMiscounted {
+        /// Rows gathered.
+        counted: u64,
+        /// Rows deleted.
+        erased: u64,
+    },
+    /// A statement on erased rows failed.
+    #[error("cannot {action}")]
+    ErasureSql {
+        /// What was being done, on what.
+        action: String,
+        /// Why.
+        #[source]
+        source: sqlx::Error,
+    },
+    /// What was erased is still in a restored cluster.
+    #[error("{} must not be opened: what was erased has not been taken out of it", path.display())]
+    ErasuresPending {
+        /// The data directory.
+        path: PathBuf,
+    },
     /// Stopped on request.
     #[error("the restore of `{0}` was cancelled")]
     Cancelled(WorkloadName),
     /// A thread ended without an answer.
     #[error("a worker thread ended while it was to {0}")]
     Worker(&'static str),
+}
+
+fn list_text(lines: &[String]) -> String {
+    lines.iter().map(|line| format!("\n  - {line}")).collect()
 }
 
 impl RestoreError {
@@ -269,6 +321,18 @@ impl RestoreError {
             Self::RepositoryUnreachable { .. } => Some(
                 "make the repository reachable again, then start the server again: recovery goes on \
                  where it stopped"
+                    .to_owned(),
+            ),
+            Self::BadErasure { .. } => Some(
+                "`dr repo check --read` and `dr repo repair` bring a damaged record back from a copy"
+                    .to_owned(),
+            ),
+            Self::ErasureNotHeld { id, .. } => Some(format!(
+                "record what else has to go with another `dr tenant erase`, or choose another target; `dr restore \
+                 --without-erasures` restores the cluster with {id} and all others still in it"
+            )),
+            Self::ErasuresPending { .. } => Some(
+                "its restore was interrupted or refused: remove the folder, or restore over it with --delta"
                     .to_owned(),
             ),
             Self::StreamExists { .. } => {

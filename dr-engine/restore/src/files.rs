@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use chrono::{DateTime, Utc};
 use dr_installation::Installation;
@@ -14,6 +15,7 @@ use dr_store::{EntryKind, Repository, ShreddedFile, StoreError, StoredPoint, Tre
 use serde::{Deserialize, Serialize};
 
 use crate::RestoreError;
+use crate::erasure::{self, AppliedErasure, AppliedErasures};
 use crate::error::{blocking, file_error, source_error, store_error};
 use crate::telling::Telling;
 use crate::threads;
@@ -54,7 +56,17 @@ pub async fn files(
     .await
 }
 
-/// Restores all of a folder but what was shredded, and says what that was.
+/// What becomes of files that were erased.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Erased {
+    /// They are left out.
+    Out,
+    /// They are restored like others.
+    Left,
+}
+
+/// Restores all of a folder but what was shredded, and says what that was; and but what was erased, unless that is
+/// to be left.
 ///
 /// # Errors
 /// As [`files`], but for what was shredded.
@@ -63,22 +75,60 @@ pub(crate) async fn whole_folder(
     workload: &WorkloadName,
     point: &RestorePointId,
     into: &Path,
+    erased: Erased,
     progress: Arc<dyn Progress>,
-) -> Result<FilesOutcome, RestoreError> {
-    restore(
-        installation,
-        (workload, point),
-        into,
-        Wanted::Everything,
-        progress,
-    )
-    .await
+) -> Result<(FilesOutcome, AppliedErasures), RestoreError> {
+    let entries = erasure::ledger_of(installation, workload).await?;
+    let globs = match erased {
+        Erased::Out => erasure::erased_paths(&entries, workload)?,
+        Erased::Left => Vec::new(),
+    };
+    let counts: Arc<Vec<AtomicU64>> = Arc::new(entries.iter().map(|_| AtomicU64::new(0)).collect());
+    let counted = Arc::clone(&counts);
+    let erased_by = move |entry: &TreeEntry| {
+        let path = entry.meta.path.as_str();
+        let found = globs.iter().find(|(_, glob)| glob.is_match(path));
+        let is_file = entry.kind != EntryKind::Folder;
+        if let Some(count) = found.and_then(|(place, _)| counted.get(*place))
+            && is_file
+        {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+        found.is_some()
+    };
+    let what = Wanted::Everything(Box::new(erased_by));
+    let done = restore(installation, (workload, point), into, what, progress).await?;
+    let pending = match erased {
+        Erased::Out => 0,
+        Erased::Left => entries.len() as u64,
+    };
+    let applied = entries
+        .iter()
+        .zip(counts.iter())
+        .map(|(entry, files)| AppliedErasure {
+            id: entry.id.clone(),
+            at: entry.at,
+            tenant: entry.tenant.clone(),
+            tables: Vec::new(),
+            files: files.load(Ordering::Relaxed),
+        });
+    let applied = match erased {
+        Erased::Out => applied.collect(),
+        Erased::Left => Vec::new(),
+    };
+    Ok((
+        done,
+        AppliedErasures {
+            entries: applied,
+            pending,
+        },
+    ))
 }
 
 /// What is to be restored.
 enum Wanted {
-    /// All that there still is.
-    Everything,
+    /// All that there still is, but for what was erased.
+    Everything(Box<dyn Fn(&TreeEntry) -> bool + Send>),
     /// The paths for which it holds, every one of them.
     Part(Arc<dyn Fn(&str) -> bool + Send + Sync>),
 }
@@ -94,9 +144,10 @@ async fn restore(
     let (workload, point) = (workload.clone(), point.clone());
     let into = std::path::absolute(into).map_err(file_error("resolve", into))?;
     blocking("restore the folder", move || {
-        let (stored, entries, gone) = read_point(&repository, &workload, &point)?;
+        let (stored, mut entries, gone) = read_point(&repository, &workload, &point)?;
         let only = match what {
-            Wanted::Everything => {
+            Wanted::Everything(is_erased) => {
+                entries.retain(|entry| !is_erased(entry));
                 tell_shredded(&gone, progress.as_ref());
                 Arc::new(|_: &str| true)
             }

@@ -12,6 +12,7 @@
     allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)
 )]
 
+mod erasure;
 mod error;
 mod execute;
 mod files;
@@ -24,6 +25,11 @@ mod telling;
 mod threads;
 mod verify;
 
+pub use erasure::{
+    AppliedErasure, AppliedErasures, ErasedCount, ErasedDatabase, ErasedFolder, ErasedLink,
+    ErasedRows, ErasedTable, ErasedTenant, Erasure, ErasureScope, Found, FoundRows,
+    Part as ErasurePart, WholePlace, erasures, find, record_erasure,
+};
 pub use error::RestoreError;
 pub use execute::{RestoreOutcome, execute, rescue_first};
 pub use files::{FilesOutcome, files};

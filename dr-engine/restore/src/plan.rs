@@ -55,6 +55,8 @@ pub struct RestoreRequest {
     pub port: Option<u16>,
     /// Queues: replace a stream that exists.
     pub replace: bool,
+    /// What was erased stays in the copy.
+    pub without_erasures: bool,
 }
 
 impl RestoreRequest {
@@ -73,6 +75,7 @@ impl RestoreRequest {
             tablespaces: BTreeMap::new(),
             port: None,
             replace: false,
+            without_erasures: false,
         }
     }
 }
@@ -106,6 +109,9 @@ pub struct RestorePlan {
     pub port: Option<u16>,
     /// Queues: replace a stream that exists.
     pub replace: bool,
+    /// What was erased stays in the copy.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub without_erasures: bool,
     /// The restore point it begins with.
     pub point: RestorePoint,
     /// What is particular to the kind of workload.

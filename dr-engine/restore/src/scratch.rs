@@ -21,12 +21,13 @@ use dr_sources::instance::{
 use dr_sources::postgres::{ConnectOptions, connect, tools};
 use tokio_util::sync::CancellationToken;
 
+use crate::erasure::{self, AppliedErasures, Depth};
 use crate::error::{blocking, file_error, source_error};
-use crate::execute::{Purpose, prepare_folder, restore_cluster, server_user};
+use crate::execute::{Opening, Purpose, prepare_folder, restore_cluster, server_user};
 use crate::recovery::{self, url_parts};
 use crate::start::{Launch, recover};
 use crate::{Reached, RestoreError, RestorePlan, RestoreRequest, plan};
-use clearing::Folder;
+pub(crate) use clearing::{Folder, clear_left_behind};
 
 /// Recovery of a scratch server that is not over by then has failed.
 const RECOVERY_TIMEOUT: Duration = Duration::from_secs(3600);
@@ -45,6 +46,8 @@ pub struct Scratch {
     pub plan: RestorePlan,
     /// Where recovery ended.
     pub reached: Reached,
+    /// What was taken out of it by [`Scratch::forget`].
+    pub erasures: AppliedErasures,
     superuser: String,
     socket_directory: PathBuf,
     _folder: Folder,
@@ -73,6 +76,25 @@ impl Scratch {
             data_directory,
             _folder,
         })
+    }
+
+    /// Takes out what was erased of these tenants, by all entries of the ledger that there are now. Entries of others are
+    /// left alone: what stands against one of theirs is no reason to keep these tenants waiting.
+    ///
+    /// # Errors
+    /// When the ledger cannot be read, or an entry does not fit the state at the target.
+    pub async fn forget(
+        &mut self,
+        installation: &Installation,
+        tenants: &[&str],
+    ) -> Result<&AppliedErasures, RestoreError> {
+        let mut entries = erasure::ledger_of(installation, &self.plan.workload).await?;
+        entries.retain(|entry| tenants.contains(&entry.tenant.id.as_str()));
+        if !entries.is_empty() {
+            let server = |database: &str| self.connect_options(database);
+            self.erasures = erasure::apply(&server, &entries, Depth::Rows).await?;
+        }
+        Ok(&self.erasures)
     }
 
     /// How programs of PostgreSQL's reach it: socket folder, port, user.
@@ -110,7 +132,7 @@ fn percent_encode(text: &str) -> String {
         .collect()
 }
 
-fn socket_url(user: &str, database: &str, port: u16, folder: &Path) -> String {
+pub(crate) fn socket_url(user: &str, database: &str, port: u16, folder: &Path) -> String {
     format!(
         "postgres://{}@localhost:{port}/{}?host={}",
         percent_encode(user),
@@ -119,7 +141,8 @@ fn socket_url(user: &str, database: &str, port: u16, folder: &Path) -> String {
     )
 }
 
-/// Restores `workload` at `target` into a new folder below `folder` and starts it there.
+/// Restores `workload` at `target` into a new folder below `folder` and starts it there. What was erased since is
+/// still in it: before anything of a tenant is taken from it, [`Scratch::forget`].
 ///
 /// # Errors
 /// As [`crate::plan`], [`crate::execute`] and [`crate::start`]; nothing is left behind.
@@ -187,7 +210,7 @@ pub(crate) async fn prepare(
     let parent = std::path::absolute(folder).map_err(file_error("resolve", folder))?;
     let (folder, user) = blocking("make a scratch folder", move || {
         let user = server_user(&parent)?;
-        clearing::clear_left_behind(&parent);
+        clear_left_behind(&parent);
         Ok((Folder::create(&parent, user.as_ref())?, user))
     })
     .await?;
@@ -197,7 +220,7 @@ pub(crate) async fn prepare(
     restore_cluster(
         installation,
         &plan,
-        Purpose::Scratch,
+        (Purpose::Scratch, Opening::AtOnce),
         Arc::clone(progress),
         cancel.clone(),
     )
@@ -223,8 +246,14 @@ impl Prepared {
             WorkloadSource::Postgres(source) => url_parts(&source.url).0,
             _ => "postgres".to_owned(),
         };
-        let socket_directory = self.socket_directory()?;
-        let options = self.start_options(&socket_directory, &user_in_url)?;
+        let socket_directory = socket_directory(&self.folder, self.user.as_ref())?;
+        let options = StartOptions::new(
+            &self.bin_directory,
+            &self.data_directory,
+            self.user.clone(),
+            free_port(),
+        );
+        let options = private_server(&self.folder, &socket_directory, options, &user_in_url)?;
         let port = options.port;
         progress.phase("recovering", None);
         let began = SystemTime::now();
@@ -244,63 +273,69 @@ impl Prepared {
             data_directory: self.data_directory,
             plan: self.plan,
             reached,
+            erasures: AppliedErasures::default(),
             superuser,
             socket_directory,
             _folder: self.folder,
         })
     }
+}
 
-    fn socket_directory(&self) -> Result<PathBuf, RestoreError> {
-        let inside = self.folder.path().join("s");
-        let place = if inside.as_os_str().len() <= SOCKET_FOLDER_BYTES_MAX {
-            inside
-        } else {
-            self.folder.socket_elsewhere()
-        };
-        prepare_folder(&place, self.user.as_ref())
-    }
+/// Where the socket of a private server goes: into `side`, if its path is not too long for one.
+pub(crate) fn socket_directory(
+    side: &Folder,
+    user: Option<&RunAs>,
+) -> Result<PathBuf, RestoreError> {
+    let inside = side.path().join("s");
+    let place = if inside.as_os_str().len() <= SOCKET_FOLDER_BYTES_MAX {
+        inside
+    } else {
+        side.socket_elsewhere()
+    };
+    prepare_folder(&place, user)
+}
 
-    fn start_options(&self, sockets: &Path, user: &str) -> Result<StartOptions, RestoreError> {
-        let file = |name: &str, text: &str| -> Result<(String, PathBuf), RestoreError> {
-            let path = self.folder.path().join(name);
-            fs::write(&path, text).map_err(file_error("write", &path))?;
-            give(&path, self.user.as_ref()).map_err(source_error("prepare a scratch server"))?;
-            Ok((path.display().to_string(), path))
-        };
-        // Nothing of the source's configuration applies, whatever it loads, listens to or calls.
-        let config = file("scratch.conf", "")?.0;
-        let hba = file("scratch_hba.conf", "local all all trust\n")?.0;
-        let ident = file("scratch_ident.conf", "")?.0;
-        let mut options = StartOptions::new(
-            &self.bin_directory,
-            &self.data_directory,
-            self.user.clone(),
-            free_port(),
-        );
-        options.socket_directory = Some(sockets.to_owned());
-        options.listen_loopback = false;
-        options.log_file = self.folder.path().join("server.log");
-        options.timeout = RECOVERY_TIMEOUT;
-        options.wait_for = WaitFor::ReadWrite;
-        options.superuser = user.to_owned();
-        options.settings = scratch_settings();
-        let own = [
-            ("config_file", config),
-            ("hba_file", hba),
-            ("ident_file", ident),
-        ];
-        options
-            .settings
-            .extend(own.map(|(name, path)| (name.to_owned(), path)));
-        options
-            .settings
-            .push(("lc_messages".to_owned(), "C".to_owned()));
-        if has_tablespace_inside(&self.data_directory)? {
-            let setting = "allow_in_place_tablespaces";
-            (options.settings).push((setting.to_owned(), "on".to_owned()));
-        }
-        Ok(options)
+/// How a server is started that only this process can reach: by a socket in a folder that only its user may enter,
+/// with nothing of the source's configuration. What it needs for that goes into `side`.
+pub(crate) fn private_server(
+    side: &Folder,
+    sockets: &Path,
+    mut options: StartOptions,
+    superuser: &str,
+) -> Result<StartOptions, RestoreError> {
+    let file = |name: &str, text: &str| -> Result<(String, PathBuf), RestoreError> {
+        let path = side.path().join(name);
+        fs::write(&path, text).map_err(file_error("write", &path))?;
+        give(&path, options.run_as.as_ref()).map_err(source_error("prepare a scratch server"))?;
+        Ok((path.display().to_string(), path))
+    };
+    // Nothing of the source's configuration applies, whatever it loads, listens to or calls.
+    let config = file("scratch.conf", "")?.0;
+    let hba = file("scratch_hba.conf", "local all all trust\n")?.0;
+    let ident = file("scratch_ident.conf", "")?.0;
+    options.socket_directory = Some(sockets.to_owned());
+    options.listen_loopback = false;
+    options.log_file = side.path().join("server.log");
+    options.timeout = RECOVERY_TIMEOUT;
+    options.wait_for = WaitFor::ReadWrite;
+    options.superuser = superuser.to_owned();
+    options.settings = scratch_settings();
+    let own = [
+        ("config_file", config),
+        ("hba_file", hba),
+        ("ident_file", ident),
+    ];
+    options
+        .settings
+        .extend(own.map(|(name, path)| (name.to_owned(), path)));
+    options
+        .settings
+        .push(("lc_messages".to_owned(), "C".to_owned()));
+    if has_tablespace_inside(&options.data_directory)? {
+        let setting = "allow_in_place_tablespaces";
+        (options.settings).push((setting.to_owned(), "on".to_owned()));
     }
+    Ok(options)
 }
 
 /// Whether a tablespace lies in the data directory: recovery does not end with one unless it is allowed.
@@ -318,7 +353,7 @@ fn has_tablespace_inside(data_directory: &Path) -> Result<bool, RestoreError> {
 }
 
 /// The role that may read everything: the cluster's first superuser.
-async fn superuser(options: &ConnectOptions) -> Result<String, RestoreError> {
+pub(crate) async fn superuser(options: &ConnectOptions) -> Result<String, RestoreError> {
     let mut connection = connect(options)
         .await
         .map_err(source_error("reach the scratch server"))?;

@@ -11,7 +11,7 @@ use dr_config::WorkloadSource;
 use dr_installation::Installation;
 use dr_model::{Lsn, Progress, Timeline, WorkloadName};
 use dr_sources::instance::{StartOptions, WaitFor, free_port, scratch_settings};
-use dr_sources::postgres::{ConnectOptions, tools};
+use dr_sources::postgres::{ConnectOptions, put_back, tools};
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
@@ -101,6 +101,10 @@ pub async fn start(
         .unwrap_or_else(|| source.data_directory.clone());
     let folder =
         std::path::absolute(&folder).map_err(crate::error::file_error("resolve", &folder))?;
+    // As a copy to look at it would be started past what keeps it closed.
+    if put_back::is_closed(&folder).map_err(source_error("start the restored server"))? {
+        return Err(RestoreError::ErasuresPending { path: folder });
+    }
     let password = installation.postgres_password(&workload)?;
     let (user, database) = url_parts(&source.url);
     let port = match (request.port, request.start_as) {

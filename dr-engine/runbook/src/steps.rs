@@ -109,6 +109,9 @@ impl Bench<'_> {
             detail.push_str("; ");
             detail.push_str(note);
         }
+        if !outcome.erasures.entries.is_empty() {
+            detail.push_str(&format!("; {}", outcome.erasures));
+        }
         Ok(StepResult {
             detail,
             restore_point: Some(plan.point.id.to_string()),

@@ -7,6 +7,7 @@ use dr_model::Progress;
 use dr_restore::Scratch;
 use tokio_util::sync::CancellationToken;
 
+use crate::erase::refuse_erased;
 use crate::plan::{Tenant, TenantRequest};
 use crate::tenants::{self, Place};
 use crate::{TenantError, work};
@@ -22,6 +23,8 @@ pub(crate) struct Then {
     pub(crate) tenant: Tenant,
     /// Where it was then.
     pub(crate) place: Place,
+    /// What was erased of it since, a sentence.
+    pub(crate) erasures: String,
 }
 
 /// Brings the target back, and finds the tenant in it: by the id that it has live, if it is there.
@@ -32,11 +35,12 @@ pub(crate) async fn bring_back(
     progress: Arc<dyn Progress>,
     cancel: CancellationToken,
 ) -> Result<Then, TenantError> {
+    refuse_erased(installation, &registry.workload, live, &request.tenant).await?;
     progress.note(&format!(
         "bringing back {} at {}",
         registry.workload, request.target
     ));
-    let scratch = dr_restore::scratch(
+    let mut scratch = dr_restore::scratch(
         installation,
         &registry.workload,
         &request.target,
@@ -56,6 +60,10 @@ pub(crate) async fn bring_back(
     };
     let at_target = format!("in workload `{}` at the target", registry.workload);
     let tenant = tenants::choose(&all, &wanted, &at_target)?;
+    let shown = std::iter::once(&tenant).chain(&everybody);
+    let shown: Vec<&str> = shown.map(|tenant| tenant.id.as_str()).collect();
+    let forgotten = scratch.forget(installation, &shown).await;
+    let erasures = forgotten.map_err(TenantError::Restore)?.to_string();
     let place = registry.clone().of_tenant(&tenant)?;
     Ok(Then {
         scratch,
@@ -63,5 +71,6 @@ pub(crate) async fn bring_back(
         everybody,
         tenant,
         place,
+        erasures,
     })
 }

@@ -7,8 +7,8 @@
 use dr_installation::Installation;
 use dr_model::TenantRestoreId;
 use dr_report::certificate::{
-    CERTIFICATE_VERSION, Certificate, CertifiedFolder, CertifiedProof, CertifiedTable,
-    CertifiedTenant, Reached, Verdict,
+    CERTIFICATE_VERSION, Certificate, CertifiedErasure, CertifiedFolder, CertifiedProof,
+    CertifiedTable, CertifiedTenant, Reached, Verdict,
 };
 use dr_store::Signature;
 use serde::{Deserialize, Serialize};
@@ -178,6 +178,15 @@ fn of(report: &TenantRestoreReport) -> Certificate {
                 removed: folder.removed,
             })
             .collect(),
+        erasures: report.erasures.as_ref().map(|erasures| {
+            let entries = erasures.entries.iter();
+            let certified = entries.map(|entry| CertifiedErasure {
+                id: entry.id.to_string(),
+                recorded: entry.at,
+                rows: entry.tables.iter().map(|table| table.erased).sum(),
+            });
+            certified.collect()
+        }),
         verdict: verdict(report),
         proof: report.proof.iter().map(line_of).collect(),
         notes: report.warnings.clone(),
@@ -405,6 +414,11 @@ mod tests {
                 sha256: Some("00ff".to_owned()),
             }],
             folders: Vec::new(),
+            erasures: Some(vec![CertifiedErasure {
+                id: "er-20261122T140321Z-abcd".to_owned(),
+                recorded: at,
+                rows: 2,
+            }]),
             verdict: Verdict::Proved,
             proof: vec![CertifiedProof {
                 what: "the rows are as they were".to_owned(),
@@ -486,6 +500,17 @@ mod tests {
         let canonical = String::from_utf8(example().canonical()).unwrap();
         assert!(
             canonical.starts_with(
+                "{\"by\":\"anna\",\"erasures\":[{\"id\":\"er-20261122T140321Z-abcd\",\"recorded\":\"2026-11-23T14:03:21Z\",\"rows\":2}],\"finished\":\"2026-11-23T14:03:21Z\",\"folders\":[],"
+            )
+        );
+        // Of a report that says nothing of erasures, the certificate is what it always was.
+        let former = Certificate {
+            erasures: None,
+            ..example()
+        };
+        let former = String::from_utf8(former.canonical()).unwrap();
+        assert!(
+            former.starts_with(
                 "{\"by\":\"anna\",\"finished\":\"2026-11-23T14:03:21Z\",\"folders\":[],"
             )
         );

@@ -97,6 +97,7 @@ pub async fn clone(
         everybody,
         tenant,
         place,
+        erasures,
     } = beside::bring_back(
         installation,
         request,
@@ -136,6 +137,7 @@ pub async fn clone(
         }
     };
     notes.extend(scratch.plan.notes.iter().cloned());
+    notes.push(erasures);
     notes.extend(scratch.reached.note.clone());
     let cloned = Cloned {
         workload: registry.workload.clone(),

@@ -17,6 +17,15 @@ pub enum TenantError {
     /// What the log says of a window cannot be read.
     #[error("the WAL of the window cannot be read")]
     Wal(#[source] dr_backup::BackupError),
+    /// The ledger of erasures, or what it is to hold.
+    #[error("the ledger of erasures could not do its part")]
+    Erasure(#[source] dr_restore::RestoreError),
+    /// What is to be erased is not said in a form that can be understood.
+    #[error("what is to be erased is not clear: {0}")]
+    BadErasure(String),
+    /// The plan of an erasure names reasons why it may not be recorded.
+    #[error("the erasure is refused, and nothing was recorded:{}", list_text(.0))]
+    ErasureRefused(Vec<String>),
     /// What is asked for cannot be.
     #[error("{0}")]
     Window(String),
@@ -226,6 +235,7 @@ impl TenantError {
             | Self::AmbiguousTenant { .. }
             | Self::UnknownMode(_)
             | Self::BadFilter(_)
+            | Self::BadErasure(_)
             | Self::Window(_)
             | Self::NotYet(_) => true,
             _ => false,
@@ -237,7 +247,16 @@ impl TenantError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Installation(source) => source.hint(),
-            Self::Restore(source) => source.hint(),
+            Self::Restore(source) | Self::Erasure(source) => source.hint(),
+            Self::BadErasure(_) => Some(
+                "--rows takes `TABLE:KEY[,KEY...]`, --where `TABLE: CONDITION`, --reason why it has to be forgotten"
+                    .to_owned(),
+            ),
+            Self::ErasureRefused(_) => Some(
+                "name the rows that refer to it with further --rows, or add --dependents: rows of the tenant that refer \
+                 to erased ones go with them"
+                    .to_owned(),
+            ),
             Self::Backup(source) => source.hint(),
             Self::Wal(source) => source.hint().or_else(|| {
                 let hint = "choose a window that lies wholly before or behind it with --from and --to";
@@ -262,7 +281,7 @@ impl TenantError {
                 "`dr tenant history` says what became of it, `dr tenant undo {id} --preview` what it changed"
             )),
             Self::BadFilter(_) => Some(
-                "--tables takes names of tables, --where `TABLE: CONDITION`; `dr tenant map WORKLOAD` shows them"
+                "--tables and --rows take names of tables, --where `TABLE: CONDITION`; `dr tenant map WORKLOAD` shows them"
                     .to_owned(),
             ),
             Self::NotGenuine(_) => {

@@ -16,6 +16,7 @@ use dr_model::{
     ByteCount, Condition, Position, RestorePoint, RestorePointId, TenantRestoreId,
     TenantStatePosition, WorkloadName,
 };
+use dr_restore::AppliedErasures;
 use dr_store::Repository;
 use tokio_util::sync::CancellationToken;
 
@@ -45,6 +46,8 @@ pub(crate) struct Execution {
     pub(crate) plan: TenantPlan,
     pub(crate) set: ChangeSet,
     pub(crate) direction: Direction,
+    /// What was erased of the tenant and is not in what is put back.
+    pub(crate) erasures: AppliedErasures,
     /// Where the set's rows are.
     pub(crate) spool: PathBuf,
     /// Where the folders' contents are to be taken from: `<content>/<workload>/<path>`.
@@ -396,6 +399,7 @@ impl Execution {
             content: Vec::new(),
             by: self.by.clone(),
             host: Some(host()),
+            erasures: Some(self.erasures.clone()),
             warnings: self.plan.warnings.clone(),
         }
     }

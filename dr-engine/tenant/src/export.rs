@@ -133,6 +133,7 @@ pub async fn export(
     done.target = request.target.clone();
     done.exported = installation.clock.now();
     done.notes.extend(then.scratch.plan.notes.iter().cloned());
+    done.notes.push(then.erasures.clone());
     staged.finish(&done, into)?;
     Ok(done)
 }

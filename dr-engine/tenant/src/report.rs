@@ -4,6 +4,7 @@ use std::fmt;
 
 use chrono::{DateTime, Utc};
 use dr_model::{RestorePointId, TenantRestoreId, WorkloadName};
+use dr_restore::AppliedErasures;
 use serde::{Deserialize, Serialize};
 
 use crate::{Filter, Mode, Purpose, Tenant};
@@ -47,6 +48,9 @@ pub struct TenantRestoreReport {
     /// The host it ran on.
     #[serde(default)]
     pub host: Option<String>,
+    /// What was erased of the tenant and is not in what was put back; none where nothing is kept of that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub erasures: Option<AppliedErasures>,
     /// What the operator should know.
     pub warnings: Vec<String>,
 }
@@ -151,6 +155,9 @@ impl fmt::Display for TenantRestoreReport {
                 ProofOutcome::NotMeasured => "not measured",
             };
             writeln!(f, "  {word}: {} ({})", line.what, line.detail)?;
+        }
+        if let Some(erasures) = &self.erasures {
+            writeln!(f, "  {erasures}")?;
         }
         self.warnings
             .iter()

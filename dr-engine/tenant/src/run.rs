@@ -11,6 +11,7 @@ use dr_store::Repository;
 use tokio_util::sync::CancellationToken;
 
 use crate::changes::{ChangeSet, Direction};
+use crate::erase::refuse_erased;
 use crate::execute::{Done, Execution, blocking, root_of};
 use crate::folders::{self, FolderChanges};
 use crate::hold;
@@ -55,6 +56,13 @@ pub async fn prepare(
     }
     let (registry, live_tenant) =
         tenants::find(installation, &request.tenant, request.workload.as_ref()).await?;
+    refuse_erased(
+        installation,
+        &registry.workload,
+        live_tenant.as_ref(),
+        &request.tenant,
+    )
+    .await?;
     // What cannot be mapped is said before anything takes long.
     let known = match &live_tenant {
         Some(tenant) => Some(place_and_map(&registry, tenant, None).await?),
@@ -75,7 +83,7 @@ pub async fn prepare(
         "bringing back {} at {}",
         registry.workload, request.target
     ));
-    let scratch = dr_restore::scratch(
+    let mut scratch = dr_restore::scratch(
         installation,
         &registry.workload,
         &target,
@@ -86,6 +94,8 @@ pub async fn prepare(
     .await
     .map_err(TenantError::Restore)?;
     let (tenant, note) = at_target(&registry, &scratch, live_tenant, &request.tenant).await?;
+    let forgotten = scratch.forget(installation, &[&tenant.id]).await;
+    let erasures = forgotten.map_err(TenantError::Restore)?.clone();
     let (place, map) = match known {
         Some(known) => known,
         // Only now it is known where it was.
@@ -105,6 +115,7 @@ pub async fn prepare(
         id,
         map,
         direction: Direction::Forward,
+        erasures,
         spool: work.fresh("rows")?,
         content: work.path("then"),
         work,
@@ -112,6 +123,12 @@ pub async fn prepare(
         writing: Writing::default(),
     };
     execution.plan.warnings.extend(note);
+    if !execution.erasures.entries.is_empty() {
+        execution.plan.warnings.push(format!(
+            "{}: erased rows that are still live are deleted",
+            execution.erasures
+        ));
+    }
     // What limits the restore of the scratch instance limits the tenant's.
     execution
         .plan
@@ -267,7 +284,7 @@ fn folder_warnings(execution: &Execution) -> Vec<String> {
         .collect()
 }
 
-fn folder_workloads(installation: &Installation) -> Vec<(WorkloadName, String)> {
+pub(crate) fn folder_workloads(installation: &Installation) -> Vec<(WorkloadName, String)> {
     installation
         .config
         .workloads()

@@ -6,11 +6,13 @@ use std::sync::Arc;
 
 use dr_installation::Installation;
 use dr_model::{Progress, TenantRestoreId};
+use dr_restore::AppliedErasures;
 use dr_store::Repository;
 use tokio_util::sync::CancellationToken;
 
 use crate::catalog::CatalogRows;
 use crate::changes::{ChangeSet, Direction, TableChanges};
+use crate::erase::{self, refuse_erased};
 use crate::execute::{Execution, blocking, root_of};
 use crate::filter::Filter;
 use crate::folders::{self, FolderChanges};
@@ -22,6 +24,7 @@ use crate::record::{self, Ending, Outcome, Record};
 use crate::report::{ProofLine, ProofOutcome, TableContent};
 use crate::run::not_read_again;
 use crate::slice::Ownership;
+use crate::take_out::take_out;
 use crate::tenants::{self, Place};
 use crate::undo::{self, State};
 use crate::work::WorkFolder;
@@ -66,13 +69,15 @@ pub async fn prepare_undo(
     )
     .await
     .map_err(TenantError::Restore)?;
-    let set = ChangeSet::read(&stored)?;
+    let mut set = ChangeSet::read(&stored)?;
+    refuse_erased(installation, &record.workload, Some(&set.tenant), "").await?;
     let server = format!("workload `{}`", place.workload);
     let now = place.tenants(&place.live, &server).await?;
     tenants::same_ids(&set.tenant, &now, "by now")?;
     let is_gone = now.iter().all(|tenant| tenant.id != set.tenant.id);
     let gone = is_gone.then_some(&set.tenant);
     let (place, map) = place_and_map(&place, &set.tenant, gone).await?;
+    let erasures = without_erased(installation, &place, &mut set, &stored).await?;
     let mut execution = Execution {
         by,
         plan: TenantPlan {
@@ -96,17 +101,49 @@ pub async fn prepare_undo(
         id: undo_id,
         map,
         direction: Direction::Reverse,
+        erasures,
         content: stored.join("files"),
         spool: stored,
         work,
         cancel: cancel.clone(),
         writing: Writing::default(),
     };
+    if execution.erasures.rows() > 0 {
+        execution.plan.warnings.push(format!(
+            "{} rows of it were erased since, and stay as they are",
+            execution.erasures.rows()
+        ));
+    }
     plan_undo(&mut execution, set).await?;
     if cancel.is_cancelled() {
         return Err(TenantError::Cancelled);
     }
     Ok(PreparedUndo { execution })
+}
+
+/// Leaves out of the stored rows what was erased since.
+async fn without_erased(
+    installation: &Installation,
+    place: &Place,
+    set: &mut ChangeSet,
+    stored: &Path,
+) -> Result<AppliedErasures, TenantError> {
+    let mut entries = erase::erasures(installation, &place.workload).await?;
+    entries.retain(|entry| entry.tenant.id == set.tenant.id);
+    if entries.is_empty() {
+        return Ok(AppliedErasures::default());
+    }
+    let mut live = rows::session(&place.live, "the live database").await?;
+    let catalog = CatalogRows::read(&mut live).await?;
+    rows::close(live).await;
+    let (mut changed, stored, database) = (set.clone(), stored.to_owned(), place.database());
+    let (changed, applied) = blocking("leave out what was erased", move || {
+        let applied = take_out(&mut changed, &stored, &database, &catalog, &entries)?;
+        Ok((changed, applied))
+    })
+    .await?;
+    *set = changed;
+    Ok(applied)
 }
 
 async fn read_record(

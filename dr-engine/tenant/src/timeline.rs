@@ -80,6 +80,7 @@ pub async fn timeline(
         registry.workload,
         text(window.from)
     ));
+    // With what was erased since: rows are only counted, and must lie where they lay.
     let scratch = dr_restore::scratch(
         installation,
         &registry.workload,

@@ -25,7 +25,8 @@ pub(crate) async fn run(context: &Context, arguments: RestoreArgs) -> Result<u8,
     let request = request(&arguments, workload.clone(), kind)?;
     let plan = dr_restore::plan(&installation, &request).await?;
     if arguments.preview {
-        return show_plan(context, &plan);
+        let entries = dr_tenant::erasures(&installation, &workload).await?.len();
+        return show_plan(context, &plan, entries);
     }
     let progress = progress::display();
     // Backups go on while a copy is restored into a folder of its own.
@@ -35,7 +36,7 @@ pub(crate) async fn run(context: &Context, arguments: RestoreArgs) -> Result<u8,
             &installation,
             "restore",
             &lane,
-            request.target.to_string(),
+            detail(&request),
             false,
             |job| {
                 let (installation, request, progress) =
@@ -90,6 +91,12 @@ pub(crate) async fn run(context: &Context, arguments: RestoreArgs) -> Result<u8,
     for note in &outcome.notes {
         output::data(&format!("  {note}"));
     }
+    if kind != WorkloadKind::Nats {
+        output::data(&format!("  {}", outcome.erasures));
+    }
+    if outcome.erasures.pending > 0 {
+        output::talk("WARNING: what was erased is in it: nobody may see it who must not see that");
+    }
     match started {
         Some(started) => describe_started(&started),
         None if kind == WorkloadKind::Postgres => {
@@ -98,6 +105,14 @@ pub(crate) async fn run(context: &Context, arguments: RestoreArgs) -> Result<u8,
         None => {}
     }
     Ok(0)
+}
+
+/// What the job is listed with.
+fn detail(request: &RestoreRequest) -> String {
+    match request.without_erasures {
+        true => format!("{}, with what was erased", request.target),
+        false => request.target.to_string(),
+    }
 }
 
 fn request(
@@ -147,6 +162,7 @@ fn request(
         config_into: arguments.config_into.as_deref().map(absolute).transpose()?,
         tablespaces: arguments.tablespaces.iter().cloned().collect(),
         replace: arguments.replace,
+        without_erasures: arguments.without_erasures,
         ..RestoreRequest::new(
             workload,
             arguments.into.as_deref().map(absolute).transpose()?,
@@ -164,7 +180,7 @@ fn tell_rescued(rescued: &dr_backup::wal::Rescued) {
     }
 }
 
-fn show_plan(context: &Context, plan: &RestorePlan) -> Result<u8, Failure> {
+fn show_plan(context: &Context, plan: &RestorePlan, erasures: usize) -> Result<u8, Failure> {
     if context.json {
         output::json(plan)?;
         return Ok(0);
@@ -196,6 +212,15 @@ fn show_plan(context: &Context, plan: &RestorePlan) -> Result<u8, Failure> {
             postgres.timeline,
             postgres.window
         ));
+    }
+    let is_cluster = matches!(plan.source, dr_restore::PlannedSource::Postgres(_));
+    match (erasures, plan.without_erasures) {
+        (0, _) => {}
+        (_, true) => output::data(&format!("what {erasures} entries erased STAYS in it")),
+        (_, false) if is_cluster => output::data(&format!(
+            "taking out what {erasures} entries erased: recovered privately for that, and shut down again"
+        )),
+        (_, false) => output::data(&format!("leaving out what {erasures} entries erased")),
     }
     for note in &plan.notes {
         output::data(&format!("  {note}"));

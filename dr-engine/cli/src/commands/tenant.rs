@@ -2,6 +2,7 @@
 
 mod aside;
 mod certificate;
+mod erase;
 mod timeline;
 
 use dr_config::WorkloadSource;
@@ -32,6 +33,8 @@ pub(crate) async fn run(context: &Context, command: TenantCommand) -> Result<u8,
         }
         TenantCommand::Timeline(arguments) => timeline::run(context, &arguments).await,
         TenantCommand::Restore(arguments) => restore(context, &arguments).await,
+        TenantCommand::Erase(arguments) => erase::record(context, &arguments).await,
+        TenantCommand::Erasures { workload } => erase::list(context, workload.as_deref()).await,
         TenantCommand::History { workload } => history(context, workload.as_deref()).await,
         TenantCommand::Certificate { restore, out } => {
             certificate::make(context, &restore, &out).await

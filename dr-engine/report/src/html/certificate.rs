@@ -1,7 +1,7 @@
 //! The certificate of a tenant's restore: for the customer, so in plain words first.
 
 use super::page::{NOT_MEASURED, Page, code, escape, given, judged, listed, measured, none, time};
-use crate::certificate::{Certificate, CertifiedTable, Verdict};
+use crate::certificate::{Certificate, CertifiedErasure, CertifiedTable, Verdict};
 
 /// The certificate of one tenant's restore. `key` is the public key under which it is signed.
 #[must_use]
@@ -132,7 +132,33 @@ fn facts(page: &mut Page, certificate: &Certificate) {
         ),
         ("Told", listed(&certificate.notes, "nothing")),
     ]);
+    if let Some(entries) = &certificate.erasures {
+        facts.push(("Erasures", erasures(entries)));
+    }
     page.facts(&facts);
+}
+
+/// What was to be forgotten, and that nothing of it is left to be applied.
+fn erasures(entries: &[CertifiedErasure]) -> String {
+    let lines: Vec<String> = entries
+        .iter()
+        .map(|entry| {
+            format!(
+                "{} of {}: {} rows not brought back",
+                entry.id,
+                time(entry.recorded),
+                entry.rows
+            )
+        })
+        .collect();
+    match lines.as_slice() {
+        [] => escape("the operator's ledger has none of the customer's data"),
+        lines => format!(
+            "{} applied, none pending: {}",
+            lines.len(),
+            listed(lines, "")
+        ),
+    }
 }
 
 fn tables(page: &mut Page, certificate: &Certificate) {

@@ -27,6 +27,7 @@ use super::command::{archive_command, binary, restore_command};
 use super::folder::{prepare_folder, server_user, sync_folder};
 use super::over::{self, Over};
 use super::write::{Writer, Written};
+use crate::erasure::AppliedErasures;
 use crate::error::{blocking, file_error, source_error, store_error};
 use crate::recovery::allow_end_of_archive;
 use crate::{PlannedSource, PostgresPlan, RecoveryEnd, RestoreError, RestoreOutcome, RestorePlan};
@@ -68,6 +69,15 @@ pub(crate) enum Purpose {
     Scratch,
 }
 
+/// When a restored cluster may be opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Opening {
+    /// As soon as its control file is in place.
+    AtOnce,
+    /// When what was erased has been taken out of it.
+    AfterErasures,
+}
+
 /// How what is restored is made durable, before the control file makes it startable.
 #[derive(Debug)]
 pub(super) enum Durability {
@@ -107,7 +117,7 @@ impl Durability {
 pub(crate) async fn restore_cluster(
     installation: &Installation,
     plan: &RestorePlan,
-    purpose: Purpose,
+    (purpose, opening): (Purpose, Opening),
     progress: Arc<dyn Progress>,
     cancel: CancellationToken,
 ) -> Result<RestoreOutcome, RestoreError> {
@@ -118,6 +128,7 @@ pub(crate) async fn restore_cluster(
         is_own_place: over::is_own_place(installation, &plan.workload, into),
         plan: plan.clone(),
         purpose,
+        opening,
         repository,
         progress,
         cancel,
@@ -131,6 +142,7 @@ struct Job {
     is_own_place: bool,
     plan: RestorePlan,
     purpose: Purpose,
+    opening: Opening,
     repository: Repository,
     progress: Arc<dyn Progress>,
     cancel: CancellationToken,
@@ -193,6 +205,10 @@ impl Job {
             .retain(|file| generated.iter().all(|newer| newer.path != file.path));
         written.manifest.extend(generated);
         self.write_recovery(&folder, replay, &details)?;
+        if self.opening == Opening::AfterErasures {
+            put_back::close_to_clients(&folder)
+                .map_err(source_error("close the restored cluster"))?;
+        }
         self.write_manifest(&folder, &written)?;
         self.settle(&place, &durability)?;
         if let Some(over) = &over {
@@ -213,6 +229,8 @@ impl Job {
             files: written.files,
             bytes: ByteCount(written.bytes),
             notes,
+            erasures: AppliedErasures::default(),
+            reached: None,
         })
     }
 

@@ -576,6 +576,7 @@ fn assemble(
         tablespaces: request.tablespaces.clone(),
         port: request.port,
         replace: request.replace,
+        without_erasures: request.without_erasures,
         point: point.clone(),
         source,
         notes,

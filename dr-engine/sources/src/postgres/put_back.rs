@@ -4,6 +4,7 @@
 //! `global/pg_control`; the label; configuration; recovery settings; `backup_manifest`; and last
 //! `pg_control`, by rename. A crash before that leaves a folder that PostgreSQL refuses.
 
+mod closed;
 mod config;
 mod durable;
 mod manifest;
@@ -17,6 +18,7 @@ use chrono::{DateTime, FixedOffset};
 use dr_model::{Lsn, Timeline};
 use serde::{Deserialize, Serialize};
 
+pub use self::closed::{close_to_clients, is_closed, open_to_clients};
 pub use self::config::{PlacedConfig, place_config};
 pub use self::manifest::write_backup_manifest;
 pub use self::recovery::write_recovery;

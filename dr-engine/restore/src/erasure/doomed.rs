@@ -1,0 +1,557 @@
+//! Which rows of a database go when entries of the ledger are applied to it, and what stands against that.
+//!
+//! First the rows that the entries name; then, round by round, those that belong to them: by foreign keys that
+//! delete in cascade, by the links that an entry carries, and where it says so by every foreign key. All of them are
+//! gathered in a temporary table, by their place. Rows that are left and refer to one of them either lose that
+//! reference (ON DELETE SET NULL) or are a reason against it. Nothing is written here: a preview on a live database
+//! gathers by the same statements as the application to a copy.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use dr_model::TableName;
+use dr_sources::postgres::{PgConnection, ident, literal};
+use serde::Deserialize;
+use sqlx::AssertSqlSafe;
+
+use super::tables::{Column, ForeignKey, Table, Tables, failed, json, run};
+use super::{
+    ErasedDatabase, ErasedLink, ErasedRows, ErasedTable, Erasure, ErasureScope, WholePlace,
+};
+use crate::RestoreError;
+
+/// Keys in one statement.
+const KEYS_AT_ONCE: usize = 500;
+/// Rows named as examples.
+const EXAMPLES: usize = 3;
+
+/// What would be erased.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Found {
+    /// By entry and table.
+    pub rows: Vec<FoundRows>,
+    /// What stands against it: an entry's place, and why.
+    pub refused: Vec<(usize, String)>,
+}
+
+/// Rows of one table that an entry takes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FoundRows {
+    /// The entry's place among those that were given.
+    pub entry: usize,
+    /// The table.
+    pub table: TableName,
+    /// Rows that the entry itself names.
+    pub named: u64,
+    /// These and those that go with them.
+    pub erased: u64,
+    /// Rows that stay, and lose their reference to an erased one.
+    pub cleared: u64,
+}
+
+/// An entry and its part for one database.
+pub type Part<'a> = (&'a Erasure, &'a ErasedDatabase);
+
+/// Gathers what entries take from a database into `pg_temp.dr_doomed`. The session is in a transaction and has
+/// [`dr_sources::postgres::SESSION`]; the temporary table goes with the transaction.
+///
+/// # Errors
+/// When a statement fails, or an entry speaks of columns that the database does not have.
+pub async fn find(session: &mut PgConnection, parts: &[Part<'_>]) -> Result<Found, RestoreError> {
+    let tables = Tables::read(session).await?;
+    gather(session, &tables, parts).await
+}
+
+pub(super) async fn gather(
+    session: &mut PgConnection,
+    tables: &Tables,
+    parts: &[Part<'_>],
+) -> Result<Found, RestoreError> {
+    let create = "create temp table dr_doomed (relation oid not null, at tid not null, entry int not null, \
+        round int not null, primary key (relation, at)) on commit drop";
+    run(session, create, "gather what is to be erased").await?;
+    for (entry, part) in parts.iter().enumerate() {
+        for table in &tables.tables {
+            for condition in named(*part, table)? {
+                seed(session, entry, part.0, table, &condition).await?;
+            }
+        }
+    }
+    let mut found = Found::default();
+    let roots = rounds(session, tables, parts).await?;
+    if roots.is_empty() {
+        return Ok(found);
+    }
+    for (entry, part) in parts.iter().enumerate() {
+        let lines = of_others(session, tables, entry, *part, &roots).await?;
+        found
+            .refused
+            .extend(lines.into_iter().map(|line| (entry, line)));
+    }
+    count(session, tables, &mut found).await?;
+    for key in &tables.foreign_keys {
+        if roots.contains(&key.parent) {
+            remaining(session, tables, key, &mut found).await?;
+        }
+    }
+    Ok(found)
+}
+
+/// Conditions on rows `t` of a table that an entry names.
+fn named((entry, part): Part<'_>, table: &Table) -> Result<Vec<String>, RestoreError> {
+    let is_whole = match &part.whole {
+        Some(WholePlace::Database) => true,
+        Some(WholePlace::Schema(schema)) => *schema == table.name.schema,
+        None => false,
+    };
+    if is_whole {
+        return Ok(if table.extension {
+            Vec::new()
+        } else {
+            vec!["true".to_owned()]
+        });
+    }
+    let Some(known) = part.tables.iter().find(|known| known.table == table.name) else {
+        return Ok(unknown(entry, part, table));
+    };
+    match &known.rows {
+        ErasedRows::All => Ok(vec![known.whose.clone()]),
+        ErasedRows::Dependent => Ok(Vec::new()),
+        ErasedRows::Keys { columns, keys } => {
+            let lacking = table.lacks(columns);
+            if !lacking.is_empty() {
+                let why = format!("{} has no {} there", table.name, lacking.join(", "));
+                return Err(not_held(entry, why));
+            }
+            Ok(keys
+                .chunks(KEYS_AT_ONCE)
+                .map(|keys| format!("({}) and ({})", any_key(table, columns, keys), known.whose))
+                .collect())
+        }
+    }
+}
+
+/// Of a table that was gone when a whole tenant was erased: by the columns that hold tenants' ids.
+fn unknown(entry: &Erasure, part: &ErasedDatabase, table: &Table) -> Vec<String> {
+    if entry.scope != ErasureScope::Tenant || part.others.contains(&table.name) {
+        return Vec::new();
+    }
+    let there = part.tenant_columns.iter();
+    there
+        .filter_map(|name| table.column(name))
+        .map(|column| equals(column, &entry.tenant.id))
+        .collect()
+}
+
+fn any_key(table: &Table, columns: &[String], keys: &[Vec<String>]) -> String {
+    let one = |key: &Vec<String>| {
+        let parts = columns.iter().zip(key).map(|(name, value)| {
+            let column = table.column(name);
+            column.map_or_else(|| "false".to_owned(), |column| equals(column, value))
+        });
+        format!("({})", parts.collect::<Vec<_>>().join(" and "))
+    };
+    keys.iter().map(one).collect::<Vec<_>>().join(" or ")
+}
+
+/// `t.column` is this text. Numbers and uuids are compared as such, so that an index serves; everything else by its
+/// text.
+fn equals(column: &Column, value: &str) -> String {
+    let name = ident(&column.name);
+    match column.plain_type.as_str() {
+        "smallint" | "integer" | "bigint" => match value.parse::<i64>() {
+            Ok(number) => format!("t.{name} = {}::bigint", literal(&number.to_string())),
+            Err(_) => "false".to_owned(),
+        },
+        "uuid" => {
+            let digits = value.chars().filter(char::is_ascii_hexdigit).count();
+            let is_one = digits == 32 && value.chars().all(|c| c.is_ascii_hexdigit() || c == '-');
+            match is_one {
+                true => format!("t.{name} = {}::uuid", literal(value)),
+                false => "false".to_owned(),
+            }
+        }
+        _ => format!("t.{name}::text = {}", literal(value)),
+    }
+}
+
+async fn seed(
+    session: &mut PgConnection,
+    entry: usize,
+    erasure: &Erasure,
+    table: &Table,
+    condition: &str,
+) -> Result<(), RestoreError> {
+    let insert = format!(
+        "insert into pg_temp.dr_doomed select t.tableoid, t.ctid, {entry}, 0 from {} t where {condition} \
+         on conflict do nothing",
+        table.from()
+    );
+    run(
+        session,
+        &insert,
+        format!("look for erased rows in {}", table.name),
+    )
+    .await
+    .map(|_| ())
+    .map_err(|error| held_or(erasure, &table.name, error))
+}
+
+/// SQLSTATE class 42: the database does not have what the entry speaks of.
+fn held_or(erasure: &Erasure, table: &TableName, error: RestoreError) -> RestoreError {
+    let RestoreError::ErasureSql { source, .. } = &error else {
+        return error;
+    };
+    let said = source.as_database_error();
+    match said.filter(|said| said.code().is_some_and(|code| code.starts_with("42"))) {
+        Some(said) => {
+            let why = format!(
+                "whose the rows of {table} are cannot be told there: {}",
+                said.message()
+            );
+            not_held(erasure, why)
+        }
+        None => error,
+    }
+}
+
+fn not_held(erasure: &Erasure, why: String) -> RestoreError {
+    RestoreError::ErasureNotHeld {
+        id: erasure.id.clone(),
+        why: vec![why],
+    }
+}
+
+/// Adds what belongs to what is there until nothing more does. Returns the tables with doomed rows, of partitions
+/// the topmost.
+async fn rounds(
+    session: &mut PgConnection,
+    tables: &Tables,
+    parts: &[Part<'_>],
+) -> Result<BTreeSet<u32>, RestoreError> {
+    let mut all = BTreeSet::new();
+    for round in 1.. {
+        run(
+            session,
+            "analyze pg_temp.dr_doomed",
+            "gather what is to be erased",
+        )
+        .await?;
+        let last = roots_of(session, round - 1).await?;
+        if last.is_empty() {
+            break;
+        }
+        all.extend(last.iter().copied());
+        for key in tables
+            .foreign_keys
+            .iter()
+            .filter(|key| last.contains(&key.parent))
+        {
+            let entries = followed(key, parts);
+            let (Some(child), Some(parent)) =
+                (tables.with_oid(key.child), tables.with_oid(key.parent))
+            else {
+                continue;
+            };
+            if !entries.is_empty() {
+                add(session, child, parent, &key.join(), &entries, round).await?;
+            }
+        }
+        for (entry, (_, part)) in parts.iter().enumerate() {
+            for link in &part.links {
+                let Some((child, parent)) = ends(tables, link) else {
+                    continue;
+                };
+                if last.contains(&parent.oid) {
+                    add(session, child, parent, &link_join(link), &[entry], round).await?;
+                }
+            }
+        }
+    }
+    Ok(all)
+}
+
+/// The entries whose rows take those along that refer to them by this key.
+fn followed(key: &ForeignKey, parts: &[Part<'_>]) -> Vec<usize> {
+    let follows = |(_, (entry, _)): &(usize, &Part<'_>)| match key.on_delete {
+        'c' => true,
+        'n' => false,
+        _ => entry.dependents,
+    };
+    let entries = parts.iter().enumerate().filter(follows);
+    entries.map(|(place, _)| place).collect()
+}
+
+/// The tables of a link, where it is one that this database has.
+fn ends<'a>(tables: &'a Tables, link: &ErasedLink) -> Option<(&'a Table, &'a Table)> {
+    let child = tables.named(&link.child)?;
+    let parent = tables.named(&link.parent)?;
+    let only: Vec<String> = link.only.iter().map(|(column, _)| column.clone()).collect();
+    let whole = child.lacks(&link.columns).is_empty()
+        && child.lacks(&only).is_empty()
+        && parent.lacks(&link.parent_columns).is_empty();
+    whole.then_some((child, parent))
+}
+
+fn link_join(link: &ErasedLink) -> String {
+    let pairs = link.parent_columns.iter().zip(&link.columns);
+    let mut parts: Vec<String> = pairs
+        .map(|(parent, child)| format!("p.{}::text = c.{}::text", ident(parent), ident(child)))
+        .collect();
+    if let Some((column, value)) = &link.only {
+        parts.push(format!("c.{}::text = {}", ident(column), literal(value)));
+    }
+    parts.join(" and ")
+}
+
+/// Doomed rows `d` of a table `p`, and rows `c` that refer to them and are not doomed.
+fn referring(child: &Table, parent: &Table, join: &str) -> String {
+    format!(
+        "pg_temp.dr_doomed d join {} p on p.tableoid = d.relation and p.ctid = d.at join {} c on {join} \
+         where not exists (select from pg_temp.dr_doomed x where x.relation = c.tableoid and x.at = c.ctid)",
+        parent.from(),
+        child.from()
+    )
+}
+
+async fn add(
+    session: &mut PgConnection,
+    child: &Table,
+    parent: &Table,
+    join: &str,
+    entries: &[usize],
+    round: i32,
+) -> Result<(), RestoreError> {
+    let entries: Vec<String> = entries.iter().map(usize::to_string).collect();
+    let insert = format!(
+        "insert into pg_temp.dr_doomed select c.tableoid, c.ctid, min(d.entry), {round} from {} \
+         and d.round = {} and d.entry in ({}) group by 1, 2 on conflict do nothing",
+        referring(child, parent, join),
+        round - 1,
+        entries.join(", ")
+    );
+    let what = format!("look for rows of {} that belong to erased ones", child.name);
+    run(session, &insert, what).await.map(|_| ())
+}
+
+async fn roots_of(session: &mut PgConnection, round: i32) -> Result<BTreeSet<u32>, RestoreError> {
+    #[derive(Deserialize)]
+    struct Root {
+        root: u32,
+    }
+    let query = format!(
+        "select distinct coalesce(pg_partition_root(relation)::oid, relation)::int8 as root \
+         from pg_temp.dr_doomed where round = {round}"
+    );
+    let roots: Vec<Root> = json(session, &query, "gather what is to be erased").await?;
+    Ok(roots.into_iter().map(|found| found.root).collect())
+}
+
+/// Rows that would go along and are not the tenant's.
+async fn of_others(
+    session: &mut PgConnection,
+    tables: &Tables,
+    entry: usize,
+    (erasure, part): Part<'_>,
+    roots: &BTreeSet<u32>,
+) -> Result<Vec<String>, RestoreError> {
+    let mut lines = Vec::new();
+    for known in &part.tables {
+        let ErasedTable { table, whose, .. } = known;
+        let Some(table) = tables.named(table).filter(|it| roots.contains(&it.oid)) else {
+            continue;
+        };
+        let query = format!(
+            "select count(*) from {} t join pg_temp.dr_doomed d on d.relation = t.tableoid and d.at = t.ctid \
+             where d.entry = {entry} and d.round > 0 and ({whose}) is not true",
+            table.from()
+        );
+        let rows: i64 = sqlx::query_scalar(AssertSqlSafe(query.as_str()))
+            .persistent(false)
+            .fetch_one(&mut *session)
+            .await
+            .map_err(failed("see whose rows would be erased"))
+            .map_err(|error| held_or(erasure, &table.name, error))?;
+        if rows > 0 {
+            lines.push(format!(
+                "{rows} rows of {} belong to erased ones, and are not the tenant's",
+                table.name
+            ));
+        }
+    }
+    Ok(lines)
+}
+
+async fn count(
+    session: &mut PgConnection,
+    tables: &Tables,
+    found: &mut Found,
+) -> Result<(), RestoreError> {
+    #[derive(Deserialize)]
+    struct Line {
+        entry: usize,
+        root: u32,
+        named: u64,
+        erased: u64,
+    }
+    let query = "select entry, coalesce(pg_partition_root(relation)::oid, relation)::int8 as root, \
+          count(*) filter (where round = 0) as named, count(*) as erased \
+        from pg_temp.dr_doomed group by 1, 2 order by 1, 2";
+    let lines: Vec<Line> = json(session, query, "count what is to be erased").await?;
+    let mut rows: Vec<FoundRows> = lines
+        .into_iter()
+        .filter_map(|line| {
+            Some(FoundRows {
+                entry: line.entry,
+                table: tables.with_oid(line.root)?.name.clone(),
+                named: line.named,
+                erased: line.erased,
+                cleared: 0,
+            })
+        })
+        .collect();
+    rows.sort_by(|a, b| (a.entry, &a.table).cmp(&(b.entry, &b.table)));
+    found.rows = rows;
+    Ok(())
+}
+
+/// Rows that stay although what they refer to goes.
+async fn remaining(
+    session: &mut PgConnection,
+    tables: &Tables,
+    key: &ForeignKey,
+    found: &mut Found,
+) -> Result<(), RestoreError> {
+    #[derive(Deserialize)]
+    struct Line {
+        entry: usize,
+        rows: u64,
+        examples: Vec<String>,
+    }
+    let (Some(child), Some(parent)) = (tables.with_oid(key.child), tables.with_oid(key.parent))
+    else {
+        return Ok(());
+    };
+    let query = format!(
+        "select r.entry, count(*) as rows, (array_agg(r.name order by r.name))[1:{EXAMPLES}] as examples \
+         from (select distinct d.entry, c.tableoid, c.ctid, {} as name from {}) r group by 1 order by 1",
+        child.named_row("c", &key.columns),
+        referring(child, parent, &key.join())
+    );
+    let lines: Vec<Line> = json(session, &query, "look for rows that refer to erased ones").await?;
+    for line in lines {
+        let is_set = |name: &String| child.column(name).is_some_and(|column| !column.not_null);
+        if key.on_delete == 'n' && key.set_columns().iter().all(is_set) {
+            cleared(found, line.entry, &child.name, line.rows);
+            continue;
+        }
+        let more = if line.rows > line.examples.len() as u64 {
+            ", …"
+        } else {
+            ""
+        };
+        found.refused.push((
+            line.entry,
+            format!(
+                "{} rows of {} refer to erased rows of {} ({}): {}{more}",
+                line.rows,
+                child.name,
+                parent.name,
+                key.name,
+                line.examples.join("; ")
+            ),
+        ));
+    }
+    Ok(())
+}
+
+fn cleared(found: &mut Found, entry: usize, table: &TableName, rows: u64) {
+    let known = found.rows.iter_mut();
+    let mut known = known.filter(|known| known.entry == entry && known.table == *table);
+    match known.next() {
+        Some(known) => known.cleared += rows,
+        None => found.rows.push(FoundRows {
+            entry,
+            table: table.clone(),
+            named: 0,
+            erased: 0,
+            cleared: rows,
+        }),
+    }
+}
+
+/// Carries out what was gathered: references are cleared, rows are deleted. Exactly what was counted, or an error.
+pub(super) async fn erase(
+    session: &mut PgConnection,
+    tables: &Tables,
+    found: &Found,
+) -> Result<(), RestoreError> {
+    let roots: BTreeSet<&TableName> = found.rows.iter().map(|rows| &rows.table).collect();
+    let cleared: u64 = found.rows.iter().map(|rows| rows.cleared).sum();
+    for key in tables
+        .foreign_keys
+        .iter()
+        .filter(|key| key.on_delete == 'n' && cleared > 0)
+    {
+        let (Some(child), Some(parent)) = (tables.with_oid(key.child), tables.with_oid(key.parent))
+        else {
+            continue;
+        };
+        if roots.contains(&child.name) && roots.contains(&parent.name) {
+            clear(session, key, child, parent).await?;
+        }
+    }
+    let mut erased = 0;
+    for (leaf, _) in leaves(session).await? {
+        let delete = format!(
+            "delete from only {leaf} t using pg_temp.dr_doomed d \
+             where d.relation = {}::regclass and t.ctid = d.at",
+            literal(&leaf)
+        );
+        erased += run(session, &delete, format!("erase rows of {leaf}")).await?;
+    }
+    let counted: u64 = found.rows.iter().map(|rows| rows.erased).sum();
+    if erased == counted {
+        return Ok(());
+    }
+    Err(RestoreError::ErasureMiscounted { counted, erased })
+}
+
+async fn clear(
+    session: &mut PgConnection,
+    key: &ForeignKey,
+    child: &Table,
+    parent: &Table,
+) -> Result<(), RestoreError> {
+    let set: Vec<String> = key
+        .set_columns()
+        .iter()
+        .map(|name| format!("{} = null", ident(name)))
+        .collect();
+    let update = format!(
+        "update {} c set {} from pg_temp.dr_doomed d join {} p on p.tableoid = d.relation and p.ctid = d.at \
+         where {} and not exists (select from pg_temp.dr_doomed x where x.relation = c.tableoid and x.at = c.ctid)",
+        child.from(),
+        set.join(", "),
+        parent.from(),
+        key.join()
+    );
+    let what = format!("take out references of {} to erased rows", child.name);
+    run(session, &update, what).await.map(|_| ())
+}
+
+/// Tables and partitions with doomed rows, as SQL names them, with their oids.
+pub(super) async fn leaves(
+    session: &mut PgConnection,
+) -> Result<BTreeMap<String, u32>, RestoreError> {
+    #[derive(Deserialize)]
+    struct Leaf {
+        name: String,
+        oid: u32,
+    }
+    let query = "select distinct relation::regclass::text as name, relation::int8 as oid from pg_temp.dr_doomed";
+    let leaves: Vec<Leaf> = json(session, query, "gather what is to be erased").await?;
+    Ok(leaves
+        .into_iter()
+        .map(|leaf| (leaf.name, leaf.oid))
+        .collect())
+}

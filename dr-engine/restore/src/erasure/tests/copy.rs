@@ -1,0 +1,267 @@
+//! Entries applied to a private server, judged in plain SQL.
+
+use dr_sources::instance::{InitdbOptions, PostgresInstance, RunAs, StartOptions, free_port, give};
+use dr_sources::postgres::{ConnectOptions, connect, tools};
+use sqlx::{AssertSqlSafe, Executor};
+
+use super::super::settle::Depth;
+use super::super::*;
+use crate::RestoreError;
+
+const SCHEMA: &str = "
+    create table tenant (tenant_id int primary key, code text unique);
+    create table person (tenant_id int not null references tenant, person_no int, name text,
+        primary key (tenant_id, person_no));
+    create table address (address_id uuid primary key default gen_random_uuid(), tenant_id int not null,
+        person_no int, street text,
+        foreign key (tenant_id, person_no) references person on delete cascade);
+    create table parcel (parcel_no bigint primary key, tenant_id int not null references tenant, sender int,
+        foreign key (tenant_id, sender) references person on delete set null (sender));
+    create table visit (tenant_id int not null references tenant, person_no int, day date,
+        primary key (tenant_id, person_no, day),
+        foreign key (tenant_id, person_no) references person) partition by range (day);
+    create table visit_2025 partition of visit for values from ('2025-01-01') to ('2026-01-01');
+    create table visit_rest partition of visit default;
+    create table comment (about text, about_id text, body text);
+    create table old_diary (tenant_id int, body text);
+    create table country (tenant_id int, name text);
+    create materialized view names as select tenant_id, name from person;
+    insert into tenant values (1, 'ACME'), (2, 'BOLT');
+    insert into person select t, n, 'P' || n from generate_series(1, 2) t, generate_series(1, 3) n;
+    insert into address (tenant_id, person_no, street) select t, n, 'S' from generate_series(1, 2) t, generate_series(1, 3) n;
+    insert into parcel select t * 10 + n, t, n from generate_series(1, 2) t, generate_series(1, 3) n;
+    insert into visit select t, 1, date '2025-06-01' + 400 * n from generate_series(1, 2) t, generate_series(0, 1) n;
+    insert into comment select 'person', '1', 'C' union all select 'order', '1', 'C' union all select 'person', '2', 'C';
+    insert into old_diary values (1, 'D'), (2, 'D');
+    insert into country values (1, 'means something else');
+    refresh materialized view names";
+
+struct Bench {
+    // Stopped before its folder is removed.
+    server: PostgresInstance,
+    _folder: tempfile::TempDir,
+}
+
+impl Bench {
+    async fn start() -> Self {
+        let folder = tempfile::Builder::new()
+            .prefix("dr-erasure-")
+            .tempdir_in("/var/tmp")
+            .unwrap();
+        let run_as = RunAs::for_postgres().unwrap();
+        give(folder.path(), run_as.as_ref()).unwrap();
+        let bin = tools::bin_directory(None, 15).unwrap();
+        let data = folder.path().join("data");
+        PostgresInstance::initdb(&InitdbOptions::new(&bin, &data, run_as.clone())).unwrap();
+        let mut options = StartOptions::new(&bin, &data, run_as, free_port());
+        options.settings = vec![("fsync".to_owned(), "off".to_owned())];
+        let bench = Self {
+            server: PostgresInstance::start(options).unwrap(),
+            _folder: folder,
+        };
+        bench.sql("postgres", "create database erp").await;
+        bench.sql("erp", SCHEMA).await;
+        bench
+    }
+
+    fn options(&self, database: &str) -> ConnectOptions {
+        ConnectOptions {
+            url: self.server.url(database),
+            password: None,
+        }
+    }
+
+    async fn sql(&self, database: &str, statements: &str) {
+        let mut session = connect(&self.options(database)).await.unwrap();
+        let raw = sqlx::raw_sql(AssertSqlSafe(statements));
+        session.execute(raw).await.unwrap();
+    }
+
+    async fn value(&self, query: &str) -> i64 {
+        let mut session = connect(&self.options("erp")).await.unwrap();
+        let asked = sqlx::query_scalar(AssertSqlSafe(query));
+        asked.fetch_one(&mut session).await.unwrap()
+    }
+
+    async fn rows(&self, table: &str, condition: &str) -> i64 {
+        let query = format!("select count(*) from {table} where {condition}");
+        self.value(&query).await
+    }
+
+    async fn apply(&self, entries: &[Erasure]) -> Result<AppliedErasures, RestoreError> {
+        let server = |database: &str| self.options(database);
+        apply(&server, entries, Depth::Everything).await
+    }
+}
+
+fn table(name: &str, rows: ErasedRows) -> ErasedTable {
+    ErasedTable {
+        table: public(name),
+        whose: "t.tenant_id = 1".to_owned(),
+        rows,
+    }
+}
+
+fn public(name: &str) -> TableName {
+    TableName {
+        schema: "public".to_owned(),
+        name: name.to_owned(),
+    }
+}
+
+fn keys(columns: &[&str], keys: &[&[&str]]) -> ErasedRows {
+    let owned = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
+    ErasedRows::Keys {
+        columns: owned(columns),
+        keys: keys.iter().map(|key| owned(key)).collect(),
+    }
+}
+
+fn entry(scope: ErasureScope, dependents: bool, tables: Vec<ErasedTable>) -> Erasure {
+    Erasure {
+        scope,
+        dependents,
+        tenant: ErasedTenant {
+            id: "1".to_owned(),
+            name: "ACME".to_owned(),
+        },
+        databases: vec![ErasedDatabase {
+            database: "erp".to_owned(),
+            whole: None,
+            tables,
+            links: vec![ErasedLink {
+                child: public("comment"),
+                columns: vec!["about_id".to_owned()],
+                parent: public("person"),
+                parent_columns: vec!["person_no".to_owned()],
+                only: Some(("about".to_owned(), "person".to_owned())),
+            }],
+            tenant_columns: vec!["tenant_id".to_owned()],
+            others: vec![public("country")],
+        }],
+        ..super::entry()
+    }
+}
+
+#[tokio::test]
+async fn what_belongs_to_an_erased_row_goes_with_it() {
+    let bench = Bench::start().await;
+    let person = |number: &str| {
+        table(
+            "person",
+            keys(&["tenant_id", "person_no"], &[&["1", number]]),
+        )
+    };
+    // Nobody visited the third; nobody wrote of it.
+    let one = entry(ErasureScope::Rows, false, vec![person("3")]);
+    let applied = bench.apply(std::slice::from_ref(&one)).await.unwrap();
+    assert_eq!(applied.rows(), 2, "{applied:?}");
+    assert_eq!(bench.rows("person", "person_no = 3").await, 1);
+    assert_eq!(bench.rows("address", "tenant_id = 1").await, 2);
+    assert_eq!(bench.rows("address", "tenant_id = 2").await, 3);
+    assert_eq!(
+        bench
+            .rows("parcel", "sender is null and parcel_no = 13")
+            .await,
+        1
+    );
+    assert_eq!(bench.rows("names", "tenant_id = 1").await, 2);
+    assert_eq!(bench.rows("comment", "true").await, 3);
+    let cleared: u64 = applied.entries[0]
+        .tables
+        .iter()
+        .map(|table| table.cleared)
+        .sum();
+    assert_eq!(cleared, 1);
+    // Once more finds nothing.
+    assert_eq!(bench.apply(&[one]).await.unwrap().rows(), 0);
+
+    // The first was visited, by a key that does neither cascade nor set null.
+    let first = entry(ErasureScope::Rows, false, vec![person("1")]);
+    let error = bench.apply(std::slice::from_ref(&first)).await.unwrap_err();
+    let said = error.to_string();
+    assert!(
+        said.contains("2 rows of public.visit refer to erased rows of public.person"),
+        "{said}"
+    );
+    assert!(
+        said.contains(first.id.as_str()) && said.contains("day=2025-06-01"),
+        "{said}"
+    );
+    assert_eq!(bench.rows("person", "tenant_id = 1").await, 2);
+    let first = entry(ErasureScope::Rows, true, vec![person("1")]);
+    let applied = bench.apply(&[first]).await.unwrap();
+    // Person, address, two visits in two partitions, and a comment.
+    assert_eq!(applied.rows(), 5, "{applied:?}");
+    assert_eq!(bench.rows("visit", "tenant_id = 1").await, 0);
+    assert_eq!(bench.rows("visit", "tenant_id = 2").await, 2);
+    assert_eq!(bench.rows("comment", "about_id = '1'").await, 1);
+
+    // Keys that belong to somebody else are left alone.
+    let foreign = keys(&["parcel_no"], &[&["21"], &["nothing"]]);
+    let foreign = entry(ErasureScope::Rows, false, vec![table("parcel", foreign)]);
+    assert_eq!(bench.apply(&[foreign]).await.unwrap().rows(), 0);
+}
+
+#[tokio::test]
+async fn what_does_not_fit_is_not_erased_by_halves() {
+    let bench = Bench::start().await;
+    let all = |name: &str| table(name, ErasedRows::All);
+    // A row of another tenant that would go along.
+    bench
+        .sql(
+            "erp",
+            "create table friend (tenant_id int, owner int, person int, \
+               foreign key (owner, person) references person on delete cascade); \
+             insert into friend values (2, 1, 3)",
+        )
+        .await;
+    let person = table("person", keys(&["tenant_id", "person_no"], &[&["1", "3"]]));
+    let friend = table("friend", ErasedRows::Dependent);
+    let rows = entry(ErasureScope::Rows, false, vec![person, friend]);
+    let said = bench.apply(&[rows]).await.unwrap_err().to_string();
+    assert!(
+        said.contains("1 rows of public.friend belong to erased ones, and are not the tenant's"),
+        "{said}"
+    );
+
+    for (table, why) in [
+        (
+            table("parcel", keys(&["parcel_id"], &[&["1"]])),
+            "has no parcel_id there",
+        ),
+        (
+            ErasedTable {
+                whose: "t.company = 1".to_owned(),
+                ..all("person")
+            },
+            "whose the rows of public.person are cannot be told there",
+        ),
+    ] {
+        let said = bench
+            .apply(&[entry(ErasureScope::Rows, false, vec![table])])
+            .await;
+        let said = said.unwrap_err().to_string();
+        assert!(said.contains(why), "{said}");
+    }
+    assert_eq!(bench.rows("person", "true").await, 6);
+
+    // A whole tenant, with a table that was gone when it was erased, and one that never was there.
+    bench.sql("erp", "drop table friend").await;
+    let tables = ["tenant", "person", "address", "parcel", "visit", "gone"].map(all);
+    let whole = entry(ErasureScope::Tenant, false, tables.to_vec());
+    bench.apply(&[whole]).await.unwrap();
+    for name in [
+        "tenant",
+        "person",
+        "address",
+        "parcel",
+        "visit",
+        "old_diary",
+        "names",
+    ] {
+        assert_eq!(bench.rows(name, "tenant_id = 1").await, 0, "{name}");
+        assert_ne!(bench.rows(name, "tenant_id = 2").await, 0, "{name}");
+    }
+    assert_eq!(bench.rows("country", "true").await, 1);
+}
