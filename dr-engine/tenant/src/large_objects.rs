@@ -68,7 +68,7 @@ fn file(oid: Oid, word: &str) -> PathBuf {
 }
 
 /// Columns that may hold the number of one.
-fn columns(slice: &SliceTable) -> Vec<usize> {
+pub(crate) fn columns(slice: &SliceTable) -> Vec<usize> {
     let may = |&place: &usize| {
         let column = slice.columns.get(place);
         column.is_some_and(|column| column.common && column.base_type == "oid")

@@ -15,7 +15,7 @@ use dr_restore::{
 use crate::catalog::CatalogRows;
 use crate::changes::{ChangeSet, Counts, TableChanges};
 use crate::map::TableName;
-use crate::{TenantError, slice};
+use crate::{TenantError, large_objects, slice};
 
 /// What leads from rows of a table to rows of another.
 struct Step {
@@ -66,15 +66,42 @@ pub(crate) fn take_out(
             all.entry(table).or_default().extend(lines);
         }
     }
+    let (mut gone, mut needed) = (BTreeSet::new(), BTreeSet::new());
     for changes in &mut set.tables {
-        if let Some(lines) = all.get(&changes.slice.table).filter(|it| !it.is_empty()) {
-            rewrite(changes, folder, lines)?;
+        if let Some(left_out) = all.get(&changes.slice.table).filter(|it| !it.is_empty()) {
+            objects(changes, folder, left_out, &mut gone, &mut needed)?;
+            rewrite(changes, folder, left_out)?;
         }
     }
+    let returns = |oid: &u32| !gone.contains(oid) || needed.contains(oid);
+    set.large_objects.retain(|object| returns(&object.oid));
     if !all.is_empty() {
         set.write(folder)?;
     }
     Ok(applied)
+}
+
+/// Large objects that lines refer to which are left out, and those that others refer to.
+fn objects(
+    changes: &TableChanges,
+    folder: &Path,
+    left_out: &BTreeSet<usize>,
+    gone: &mut BTreeSet<u32>,
+    needed: &mut BTreeSet<u32>,
+) -> Result<(), TenantError> {
+    let columns = large_objects::columns(&changes.slice);
+    if columns.is_empty() {
+        return Ok(());
+    }
+    for (number, line) in lines(changes, folder)?.iter().enumerate() {
+        let values = columns.iter().filter_map(|&place| line.values.get(place));
+        let oids = values.flatten().filter_map(|text| text.parse::<u32>().ok());
+        match left_out.contains(&number) {
+            true => gone.extend(oids),
+            false => needed.extend(oids),
+        }
+    }
+    Ok(())
 }
 
 /// A line of a set's file: what it does, and the values of the row that it is about.

@@ -500,6 +500,7 @@ pub(super) async fn erase(
             clear(session, key, child, parent).await?;
         }
     }
+    let objects = objects(session, tables, &roots).await?;
     let mut erased = 0;
     for (leaf, _) in leaves(session).await? {
         let delete = format!(
@@ -510,10 +511,69 @@ pub(super) async fn erase(
         erased += run(session, &delete, format!("erase rows of {leaf}")).await?;
     }
     let counted: u64 = found.rows.iter().map(|rows| rows.erased).sum();
-    if erased == counted {
-        return Ok(());
+    if erased != counted {
+        return Err(RestoreError::ErasureMiscounted { counted, erased });
     }
-    Err(RestoreError::ErasureMiscounted { counted, erased })
+    if objects {
+        unlink(session, tables).await?;
+    }
+    Ok(())
+}
+
+/// Tables with columns that may hold the number of a large object, as FROM has them, with these columns.
+fn numbering(tables: &Tables) -> impl Iterator<Item = (&Table, Vec<String>)> {
+    tables.tables.iter().filter_map(|table| {
+        let columns = table.columns.iter().filter(|it| it.plain_type == "oid");
+        let columns: Vec<String> = columns.map(|column| ident(&column.name)).collect();
+        (!columns.is_empty()).then_some((table, columns))
+    })
+}
+
+/// Gathers the large objects that doomed rows refer to into `pg_temp.dr_objects`; whether there may be any.
+async fn objects(
+    session: &mut PgConnection,
+    tables: &Tables,
+    roots: &BTreeSet<&TableName>,
+) -> Result<bool, RestoreError> {
+    let numbering = numbering(tables).filter(|(table, _)| roots.contains(&table.name));
+    let parts: Vec<String> = numbering
+        .flat_map(|(table, columns)| {
+            columns.into_iter().map(move |column| {
+                format!(
+                    "select t.{column} as oid from {} t join pg_temp.dr_doomed d on d.relation = t.tableoid and d.at = t.ctid",
+                    table.from()
+                )
+            })
+        })
+        .collect();
+    if parts.is_empty() {
+        return Ok(false);
+    }
+    let gather = format!(
+        "create temp table dr_objects on commit drop as select m.oid from pg_largeobject_metadata m \
+         where m.oid in ({})",
+        parts.join(" union ")
+    );
+    run(session, &gather, "gather large objects of erased rows").await?;
+    Ok(true)
+}
+
+/// Removes those of them that no row refers to any more.
+async fn unlink(session: &mut PgConnection, tables: &Tables) -> Result<(), RestoreError> {
+    let kept = numbering(tables).flat_map(|(table, columns)| {
+        columns.into_iter().map(move |column| {
+            format!(
+                " and not exists (select from {} t where t.{column} = o.oid)",
+                table.from()
+            )
+        })
+    });
+    let unlink = format!(
+        "select lo_unlink(o.oid) from pg_temp.dr_objects o where true{}",
+        kept.collect::<String>()
+    );
+    run(session, &unlink, "remove large objects of erased rows").await?;
+    Ok(())
 }
 
 async fn clear(

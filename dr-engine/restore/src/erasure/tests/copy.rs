@@ -265,3 +265,21 @@ async fn what_does_not_fit_is_not_erased_by_halves() {
     }
     assert_eq!(bench.rows("country", "true").await, 1);
 }
+
+#[tokio::test]
+async fn large_objects_of_erased_rows_go_unless_another_row_has_them() {
+    let bench = Bench::start().await;
+    let papers = "create table paper (tenant_id int not null, no int primary key, body oid, thumb oid);
+        insert into paper select 1, n, lo_from_bytea((1000 + n)::oid, 'secret'), null from generate_series(1, 3) n;
+        update paper set thumb = 1001 where no = 3; update paper set thumb = 4711 where no = 2";
+    bench.sql("erp", papers).await;
+    let one = entry(
+        ErasureScope::Rows,
+        false,
+        vec![table("paper", keys(&["no"], &[&["1"], &["2"]]))],
+    );
+    let applied = bench.apply(std::slice::from_ref(&one)).await.unwrap();
+    assert_eq!(applied.rows(), 2);
+    let left = "select coalesce(sum(oid::int8), 0)::int8 from pg_largeobject_metadata";
+    assert_eq!(bench.value(left).await, 1001 + 1003);
+}
