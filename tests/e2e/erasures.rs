@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::harness::{
     Cluster, ERP, Json, Output, Program, Rows, World, assert_foreign_keys_hold, differences,
-    postgres_program, rows_of, wait_until,
+    free_port, postgres_program, rows_of, wait_until,
 };
 use crate::tenant_restore::Scene;
 
@@ -240,6 +240,19 @@ fn an_erased_tenant_is_in_no_copy() {
     assert_eq!(output.code, Some(1), "{output}");
     output.says(&["was erased on", "request 4711"]);
 
+    let into = world.path("copy").display().to_string();
+    world
+        .dr(&[
+            "restore",
+            "erp",
+            "--into",
+            &into,
+            "--to",
+            &target,
+            "--preview",
+        ])
+        .ok()
+        .says(&["taking out what 1 entry erased"]);
     let copy = world.restore_started("copy", &target);
     let rows = rows_of(&copy, &ERP, &scene.victim);
     assert!(rows.values().all(Vec::is_empty), "{rows:?}");
@@ -306,6 +319,9 @@ fn a_copy_whose_restore_was_killed_does_not_open() {
         data: data.clone(),
         ..world.cluster.clone()
     };
+    let settings = data.join("postgresql.conf");
+    let port = format!("\nport = {}\n", free_port());
+    fs::write(&settings, fs::read_to_string(&settings).unwrap() + &port).unwrap();
     assert_ne!(copy.try_start().code, Some(0), "it opens");
     let log = fs::read_to_string(copy.log()).unwrap();
     assert!(log.contains("no socket created for listening"), "{log}");
@@ -431,4 +447,114 @@ fn the_ledger_is_in_every_copy_of_the_repository() {
     // A place that went away is no reason to forget what has to be forgotten.
     fs::rename(world.path("repository"), world.path("away")).unwrap();
     assert_eq!(recorded(world), 2);
+}
+
+#[test]
+fn a_schema_or_a_database_of_its_own_is_emptied() {
+    let scene = Scene::new("erasure-places", &ERP);
+    let world = &scene.world;
+    let victim = &scene.victim;
+    let (other, other_name) = world.tenants()[0].clone();
+    world.cluster.psql(&format!(
+        "create schema t_{victim}; create table t_{victim}.note (note_id int primary key, body text); \
+         create table t_{victim}.log (body text); create table t_{victim}.gone (body text); \
+         insert into t_{victim}.note values (1, 'a'); insert into t_{victim}.log values ('b'); \
+         insert into t_{victim}.gone values ('c')"
+    ));
+    world.cluster.psql("create database apart");
+    let apart = |cluster: &Cluster| Cluster {
+        database: "apart".to_owned(),
+        ..cluster.clone()
+    };
+    apart(&world.cluster).psql(
+        "create table note (note_id int primary key, body text); insert into note values (1, 'd')",
+    );
+    let query = format!(
+        "code as name, case tenant_id when {victim} then 't_' || tenant_id end as schema, \
+         case tenant_id when {other} then 'apart' end as database from public.tenant"
+    );
+    world.edit_configuration("model: pooled\n", "hooks: {}\n");
+    world.edit_configuration("code as name from public.tenant", &query);
+    let target = world.cluster.moment();
+    world.cluster.psql(&format!("drop table t_{victim}.gone"));
+    erase(&scene, &["--yes"]).ok();
+    let arguments = [
+        "tenant",
+        "erase",
+        &other_name,
+        "--reason",
+        "contract ended",
+        "--yes",
+    ];
+    world.dr(&arguments).ok();
+
+    let copy = world.restore_started("copy", &target);
+    for table in ["note", "log", "gone"] {
+        let count = format!("select count(*) from t_{victim}.{table}");
+        assert_eq!(copy.value(&count), "0", "{table}");
+    }
+    assert_eq!(apart(&copy).value("select count(*) from note"), "0");
+    for tenant in [victim, &other] {
+        let rows = rows_of(&copy, &ERP, tenant);
+        assert!(rows.values().all(Vec::is_empty), "{tenant}: {rows:?}");
+    }
+    let (kept, _) = world.tenants()[1].clone();
+    let here = rows_of(&world.cluster, &ERP, &kept);
+    assert!(differences(&here, &rows_of(&copy, &ERP, &kept)).is_empty());
+    copy.stop("fast");
+}
+
+#[test]
+fn an_erased_row_that_is_still_live_goes_with_a_restore() {
+    let scene = Scene::new("erasure-live", &ERP);
+    erase(
+        &scene,
+        &["--where", "setting: key in ('k1', 'k2')", "--yes"],
+    )
+    .ok();
+    let preview = scene
+        .world
+        .program(&["tenant", "restore", &scene.name, "--to", &scene.target])
+        .args(["--preview", "--json"])
+        .run()
+        .ok();
+    let preview = Json::parse(&preview.stdout);
+    let tables = preview.list("/tables");
+    let setting = tables
+        .iter()
+        .find(|table| table.text("/table") == "public.setting");
+    assert_eq!(setting.unwrap().number("/delete"), 2);
+    let notes = preview.list("/warnings");
+    assert!(
+        notes
+            .iter()
+            .any(|note| note.text("").contains("erased rows that are still live"))
+    );
+    restore(&scene).ok();
+    let expected = without(&scene.rows_then, |table, row| {
+        is_setting(&scene, table, row, &["k1", "k2"])
+    });
+    assert!(differences(&expected, &scene.rows()).is_empty());
+}
+
+#[test]
+fn what_is_erased_while_a_restore_is_prepared_stops_it() {
+    let scene = Scene::new("erasure-meanwhile", &ERP);
+    let world = &scene.world;
+    // Somebody records it when the plan was made and its confirmation given.
+    let hook = format!(
+        "currency: shared }}\n      hooks:\n        before: [ {{ command: ['{}', --config, '{}', tenant, erase, '{}', \
+         --reason, request, --rows, 'setting:k1', --yes] }} ]\n",
+        world.binary().display(),
+        world.config().display(),
+        scene.name
+    );
+    world.edit_configuration("currency: shared }\n", &hook);
+    scene.mistake();
+    let spoilt = scene.rows();
+    let output = restore(&scene);
+    assert_eq!(output.code, Some(1), "{output}");
+    output.says(&["was recorded since"]);
+    assert_eq!(recorded(world), 1);
+    assert!(differences(&spoilt, &scene.rows()).is_empty());
 }

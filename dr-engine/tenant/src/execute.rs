@@ -21,6 +21,7 @@ use dr_store::Repository;
 use tokio_util::sync::CancellationToken;
 
 use crate::changes::{ChangeSet, Direction};
+use crate::erase;
 use crate::folders::{self, FolderChanges};
 use crate::hold::Held;
 use crate::map::TenancyMap;
@@ -111,6 +112,7 @@ impl Execution {
         if self.cancel.is_cancelled() {
             return Err(TenantError::Cancelled);
         }
+        self.nothing_erased_since().await?;
         let started = self.installation.clock.now();
         if self.plan.is_empty() {
             return Ok(Done {
@@ -135,6 +137,28 @@ impl Execution {
         }
         self.put_folders_back(&mut report).await;
         Ok(Done { report, committed })
+    }
+
+    /// A preview may have been looked at for long, and somebody may have recorded an erasure meanwhile.
+    async fn nothing_erased_since(&self) -> Result<(), TenantError> {
+        let entries = erase::erasures(&self.installation, &self.place.workload).await?;
+        let ours = entries
+            .iter()
+            .filter(|it| it.tenant.id == self.set.tenant.id);
+        let applied = &self.erasures.entries;
+        let new: Vec<String> = ours
+            .filter(|entry| applied.iter().all(|known| known.id != entry.id))
+            .map(|entry| {
+                format!(
+                    "{} was recorded since, and is not applied to what would be written",
+                    entry.id
+                )
+            })
+            .collect();
+        match new.is_empty() {
+            true => Ok(()),
+            false => Err(TenantError::Refused(new)),
+        }
     }
 
     async fn write_rows(

@@ -172,8 +172,8 @@ pub(crate) fn who() -> Result<String, Failure> {
         (Some(name), _) | (None, Some(name)) => Ok(name),
         (None, None) => Err(Failure::plain(
             USAGE,
-            "nobody's name is known for the hold".to_owned(),
-            Some("set USER to the name of who holds"),
+            "nobody's name is known to record it with".to_owned(),
+            Some("set USER to the name of who does it"),
         )),
     }
 }

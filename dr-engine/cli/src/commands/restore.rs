@@ -214,13 +214,17 @@ fn show_plan(context: &Context, plan: &RestorePlan, erasures: usize) -> Result<u
         ));
     }
     let is_cluster = matches!(plan.source, dr_restore::PlannedSource::Postgres(_));
+    let entries = match erasures {
+        1 => "1 entry".to_owned(),
+        several => format!("{several} entries"),
+    };
     match (erasures, plan.without_erasures) {
         (0, _) => {}
-        (_, true) => output::data(&format!("what {erasures} entries erased STAYS in it")),
+        (_, true) => output::data(&format!("what {entries} erased STAYS in it")),
         (_, false) if is_cluster => output::data(&format!(
-            "taking out what {erasures} entries erased: recovered privately for that, and shut down again"
+            "taking out what {entries} erased: recovered privately for that, and shut down again"
         )),
-        (_, false) => output::data(&format!("leaving out what {erasures} entries erased")),
+        (_, false) => output::data(&format!("leaving out what {entries} erased")),
     }
     for note in &plan.notes {
         output::data(&format!("  {note}"));
