@@ -21,6 +21,9 @@ use crate::RestoreError;
 
 /// Keys in one statement.
 const KEYS_AT_ONCE: usize = 500;
+/// What becomes of a row that is doomed already: an entry that wants every row that refers to it takes it over.
+const AGAIN: &str = "on conflict (relation, at) do update set entry = excluded.entry, round = excluded.round, \
+    follow = true where excluded.follow and not dr_doomed.follow";
 /// Rows named as examples.
 const EXAMPLES: usize = 3;
 
@@ -67,7 +70,7 @@ pub(super) async fn gather(
     parts: &[Part<'_>],
 ) -> Result<Found, RestoreError> {
     let create = "create temp table dr_doomed (relation oid not null, at tid not null, entry int not null, \
-        round int not null, primary key (relation, at)) on commit drop";
+        round int not null, follow boolean not null, primary key (relation, at)) on commit drop";
     run(session, create, "gather what is to be erased").await?;
     for (entry, part) in parts.iter().enumerate() {
         for table in &tables.tables {
@@ -182,9 +185,10 @@ async fn seed(
     condition: &str,
 ) -> Result<(), RestoreError> {
     let insert = format!(
-        "insert into pg_temp.dr_doomed select t.tableoid, t.ctid, {entry}, 0 from {} t where {condition} \
-         on conflict do nothing",
-        table.from()
+        "insert into pg_temp.dr_doomed select t.tableoid, t.ctid, {entry}, 0, {} from {} t where {condition} {}",
+        erasure.dependents,
+        table.from(),
+        AGAIN
     );
     run(
         session,
@@ -246,39 +250,29 @@ async fn rounds(
             .iter()
             .filter(|key| last.contains(&key.parent))
         {
-            let entries = followed(key, parts);
             let (Some(child), Some(parent)) =
                 (tables.with_oid(key.child), tables.with_oid(key.parent))
             else {
                 continue;
             };
-            if !entries.is_empty() {
-                add(session, child, parent, &key.join(), &entries, round).await?;
-            }
+            // Of all doomed rows, or of those whose entry wants every row that refers to them.
+            let of = match key.on_delete {
+                'c' => "true",
+                'n' => continue,
+                _ => "d.follow",
+            };
+            add(session, child, parent, (&key.join(), of), round).await?;
         }
-        for (entry, (_, part)) in parts.iter().enumerate() {
-            for link in &part.links {
-                let Some((child, parent)) = ends(tables, link) else {
-                    continue;
-                };
-                if last.contains(&parent.oid) {
-                    add(session, child, parent, &link_join(link), &[entry], round).await?;
-                }
+        for link in parts.iter().flat_map(|(_, part)| &part.links) {
+            let Some((child, parent)) = ends(tables, link) else {
+                continue;
+            };
+            if last.contains(&parent.oid) {
+                add(session, child, parent, (&link_join(link), "true"), round).await?;
             }
         }
     }
     Ok(all)
-}
-
-/// The entries whose rows take those along that refer to them by this key.
-fn followed(key: &ForeignKey, parts: &[Part<'_>]) -> Vec<usize> {
-    let follows = |(_, (entry, _)): &(usize, &Part<'_>)| match key.on_delete {
-        'c' => true,
-        'n' => false,
-        _ => entry.dependents,
-    };
-    let entries = parts.iter().enumerate().filter(follows);
-    entries.map(|(place, _)| place).collect()
 }
 
 /// The tables of a link, where it is one that this database has.
@@ -313,21 +307,25 @@ fn referring(child: &Table, parent: &Table, join: &str) -> String {
     )
 }
 
+/// Adds rows that refer to doomed ones of the last round. One that is there already is gone through once more when
+/// now an entry takes it that wants every row that refers to it.
 async fn add(
     session: &mut PgConnection,
     child: &Table,
     parent: &Table,
-    join: &str,
-    entries: &[usize],
+    (join, of): (&str, &str),
     round: i32,
 ) -> Result<(), RestoreError> {
-    let entries: Vec<String> = entries.iter().map(usize::to_string).collect();
     let insert = format!(
-        "insert into pg_temp.dr_doomed select c.tableoid, c.ctid, min(d.entry), {round} from {} \
-         and d.round = {} and d.entry in ({}) group by 1, 2 on conflict do nothing",
-        referring(child, parent, join),
-        round - 1,
-        entries.join(", ")
+        "insert into pg_temp.dr_doomed select c.tableoid, c.ctid, \
+           (array_agg(d.entry order by d.follow desc, d.entry))[1], {round}, bool_or(d.follow) \
+         from pg_temp.dr_doomed d join {} p on p.tableoid = d.relation and p.ctid = d.at join {} c on {join} \
+         where d.round = {} and {of} and not exists (select from pg_temp.dr_doomed x \
+           where x.relation = c.tableoid and x.at = c.ctid and (x.follow or not d.follow)) \
+         group by 1, 2 {AGAIN}",
+        parent.from(),
+        child.from(),
+        round - 1
     );
     let what = format!("look for rows of {} that belong to erased ones", child.name);
     run(session, &insert, what).await.map(|_| ())
