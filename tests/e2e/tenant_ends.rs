@@ -2,6 +2,7 @@
 //! after a migration.
 
 use std::fs;
+use std::io::{BufRead, BufReader, Write};
 
 use crate::harness::{ERP, Json, Output, assert_foreign_keys_hold, differences};
 use crate::tenant_restore::Scene;
@@ -27,11 +28,12 @@ fn kept_out(name: &'static str, before: &str, changed: &str) -> Scene {
     scene
 }
 
-fn restore(scene: &Scene) -> Output {
+fn restore(scene: &Scene, more: &[&str]) -> Output {
     scene
         .world
         .program(&["tenant", "restore", &scene.name, "--to", &scene.target])
         .args(["--yes", "--json"])
+        .args(more)
         .run()
 }
 
@@ -50,7 +52,7 @@ fn a_restore_that_is_stopped_while_the_users_are_out_changes_nothing_and_lets_th
         };
         let scene = kept_out(name, &format!("kill -{signal} $PPID"), "exit 0");
         let (rows, folder) = (scene.rows(), scene.folder());
-        let output = restore(&scene);
+        let output = restore(&scene, &[]);
         assert_eq!(output.code, Some(1), "{output}");
         assert!(differences(&rows, &scene.rows()).is_empty());
         assert_eq!(scene.folder(), folder);
@@ -58,7 +60,7 @@ fn a_restore_that_is_stopped_while_the_users_are_out_changes_nothing_and_lets_th
         scene
             .world
             .edit_configuration(&format!("kill -{signal} $PPID"), "exit 0");
-        restore(&scene).ok();
+        restore(&scene, &[]).ok();
         scene.assert_as_at_the_target("stopped, and begun again");
     }
 }
@@ -68,7 +70,7 @@ fn a_restore_that_is_stopped_while_the_users_are_out_changes_nothing_and_lets_th
 fn a_restore_that_is_killed_among_its_hooks_has_its_certificate() {
     let scene = kept_out("tenant-killed-in-hook", "exit 0", "kill -KILL $PPID");
     let world = &scene.world;
-    let output = restore(&scene);
+    let output = restore(&scene, &[]);
     assert_ne!(output.code, Some(0), "{output}");
     scene.assert_as_at_the_target("killed among its hooks");
     assert_eq!(kept_out_now(&scene), "1");
@@ -121,7 +123,7 @@ fn an_undo_does_not_need_tables_that_the_restore_left_alone() {
         scene.victim
     ));
     let spoilt = scene.rows();
-    let report = Json::parse(&restore(&scene).ok().stdout);
+    let report = Json::parse(&restore(&scene, &[]).ok().stdout);
     assert!(!differences(&spoilt, &scene.rows()).is_empty());
     // A table that was written to is needed.
     let id = report.text("/id");
@@ -141,4 +143,63 @@ fn an_undo_does_not_need_tables_that_the_restore_left_alone() {
     let found = differences(&spoilt, &scene.rows());
     assert!(found.is_empty(), "{found:#?}");
     assert_foreign_keys_hold(cluster, "after the undo");
+}
+
+#[test]
+fn views_are_refreshed_when_asked_for_and_a_lock_is_not_waited_for_longer_than_was_said() {
+    let scene = Scene::new("tenant-views", &ERP);
+    let cluster = &scene.world.cluster;
+    scene.mistake();
+    cluster.psql(
+        "create materialized view public.orders as select tenant_id, count(*) as n from public.sales_order group by 1",
+    );
+    let spoilt = scene.rows();
+    let shown = || {
+        let query = format!(
+            "select coalesce(max(n), 0) from public.orders where tenant_id = {}",
+            scene.victim
+        );
+        cluster.value(&query)
+    };
+    let before = shown();
+    let mut holder = cluster
+        .psql_program()
+        .talk(&scene.world.path("tmp/holder.log"));
+    let mut said = BufReader::new(holder.stdout.take().unwrap());
+    let mut tell = holder.stdin.take().unwrap();
+    writeln!(
+        tell,
+        "begin; lock table public.sales_order in access exclusive mode; select 'held';"
+    )
+    .unwrap();
+    said.read_line(&mut String::new()).unwrap();
+    let output = restore(&scene, &["--lock-wait", "200ms"]);
+    assert_eq!(output.code, Some(1), "{output}");
+    output.says(&["lock timeout", "--lock-wait waits longer"]);
+    drop(tell);
+    holder.wait().unwrap();
+    assert!(differences(&spoilt, &scene.rows()).is_empty());
+
+    let report = Json::parse(&restore(&scene, &["--refresh-views"]).ok().stdout);
+    scene.assert_as_at_the_target("with views");
+    assert_eq!(
+        shown(),
+        scene.rows_then["public.sales_order"].len().to_string()
+    );
+    let line = "materialized view public.orders is up to date";
+    let proof = report.list("/proof");
+    assert!(
+        proof.iter().any(|it| it.text("/what") == line),
+        "{report:?}"
+    );
+    // An undo, as it was asked for: without.
+    let undo = scene
+        .world
+        .dr(&["tenant", "undo", &report.text("/id"), "--yes"]);
+    undo.ok();
+    assert_eq!(
+        shown(),
+        scene.rows_then["public.sales_order"].len().to_string()
+    );
+    assert_ne!(shown(), before);
 }
