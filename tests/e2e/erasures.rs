@@ -558,3 +558,47 @@ fn what_is_erased_while_a_restore_is_prepared_stops_it() {
     assert_eq!(recorded(world), 1);
     assert!(differences(&spoilt, &scene.rows()).is_empty());
 }
+
+#[test]
+fn a_tenant_that_is_in_no_list_any_more_is_erased_by_its_id() {
+    let scene = Scene::new("erasure-gone", &ERP);
+    let world = &scene.world;
+    let deletes: Vec<String> = ERP
+        .tables
+        .iter()
+        .rev()
+        .filter(|table| table.name != "public.sales_order")
+        .map(|table| {
+            let own = table.belongs.replace("$T", &scene.victim);
+            format!("delete from {} t where {own}", table.name)
+        })
+        .collect();
+    // Orders last: by them it is told whose their lines are.
+    world.cluster.psql(&format!(
+        "set session_replication_role = replica; {}; delete from public.sales_order where tenant_id = {}",
+        deletes.join("; "),
+        scene.victim
+    ));
+    let by_name = erase(&scene, &["--yes"]);
+    assert_eq!(by_name.code, Some(2), "{by_name}");
+    let id = format!("id:{}", scene.victim);
+    let arguments = [
+        "tenant",
+        "erase",
+        &id,
+        "--reason",
+        "contract ended",
+        "--yes",
+    ];
+    world.dr(&arguments).ok().says(&[
+        "in no list any more",
+        "folder config knows tenants by their names",
+    ]);
+    let copy = world.restore_started("copy", &scene.target);
+    let rows = rows_of(&copy, &ERP, &scene.victim);
+    assert!(rows.values().all(Vec::is_empty), "{rows:?}");
+    let (kept, _) = world.tenants()[0].clone();
+    let here = rows_of(&world.cluster, &ERP, &kept);
+    assert!(differences(&here, &rows_of(&copy, &ERP, &kept)).is_empty());
+    copy.stop("fast");
+}
