@@ -163,9 +163,8 @@ impl Wanted {
                 after: Some(after),
             });
         }
-        let rewritten = found.iter().filter(|object| object.before.is_some());
-        let rewritten: BTreeSet<Oid> = rewritten.map(|object| object.oid).collect();
-        refused.extend(others(live, rows, owner, &rewritten).await?);
+        refused.extend(others(live, rows, owner, &found).await?);
+        refused.extend(too_many(live, &found).await?);
         for object in &found {
             fetch(scratch, object.oid, &folder.join(file(object.oid, "after"))).await?;
         }
@@ -213,15 +212,16 @@ async fn contents(
     Ok(found)
 }
 
-/// Sentences about objects that rows of others refer to as well.
+/// Sentences about objects that are there, would be written or removed, and that rows of others refer to as well.
 async fn others(
     live: &mut PgConnection,
     rows: &CatalogRows,
     owner: &Ownership<'_>,
-    numbers: &BTreeSet<Oid>,
+    objects: &[LargeObject],
 ) -> Result<Vec<String>, TenantError> {
     let mut lines = Vec::new();
-    let numbers: Vec<Oid> = numbers.iter().copied().collect();
+    let there = objects.iter().filter(|object| object.before.is_some());
+    let numbers: Vec<Oid> = there.map(|object| object.oid).collect();
     if numbers.is_empty() {
         return Ok(lines);
     }
@@ -245,14 +245,39 @@ async fn others(
             if count > 0 {
                 let some: Option<Vec<String>> = sql::column(row, 1)?;
                 lines.push(format!(
-                    "large objects have other content now than at the target, and {count} rows of {table} that are not \
-                     this tenant's refer to them: {}",
+                    "large objects would be written or removed, and {count} rows of {table} that are not this tenant's \
+                     refer to them: {}",
                     some.unwrap_or_default().join(", ")
                 ));
             }
         }
     }
     Ok(lines)
+}
+
+/// A sentence, if so many would be made or removed that the locks on them would fill the server's lock table: each is
+/// locked until the commit, and other sessions would find no room.
+async fn too_many(
+    live: &mut PgConnection,
+    objects: &[LargeObject],
+) -> Result<Option<String>, TenantError> {
+    let locked = objects
+        .iter()
+        .filter(|it| it.before.is_none() || it.after.is_none())
+        .count();
+    if locked == 0 {
+        return Ok(None);
+    }
+    let room = "select current_setting('max_locks_per_transaction')::int8 * \
+                (current_setting('max_connections')::int8 + current_setting('max_prepared_transactions')::int8)";
+    let room: i64 = sql::value(live, room, "asking for the room for locks").await?;
+    let most = usize::try_from(room / 2).unwrap_or(0);
+    Ok((locked > most).then(|| {
+        format!(
+            "{locked} large objects would be made or removed, and the server has room for the locks on {most} beside \
+             others': raise max_locks_per_transaction, or restore the tables by parts (--tables, --where)"
+        )
+    }))
 }
 
 /// All columns that may hold the number of a large object.
@@ -309,11 +334,13 @@ async fn fetch(session: &mut PgConnection, oid: Oid, path: &Path) -> Result<(), 
 /// [`TenantError::Changed`] when one is not as it was when it was compared; nothing is kept then.
 pub(crate) async fn write(
     live: &mut PgConnection,
+    (rows, owner): (&CatalogRows, &Ownership<'_>),
     set: &ChangeSet,
     folders: Folders<'_>,
     direction: Direction,
 ) -> Result<(), TenantError> {
-    let changed = not_as(live, &set.large_objects, |object| &object.before).await?;
+    let mut changed = not_as(live, &set.large_objects, |object| &object.before).await?;
+    changed.extend(others(live, rows, owner, &set.large_objects).await?);
     if !changed.is_empty() {
         return Err(TenantError::Changed(changed));
     }
@@ -371,7 +398,7 @@ async fn make(
     let create = format!("select lo_create({oid})");
     sql::run(live, &create, format!("making large object {oid}")).await?;
     let known = format!(
-        "select count(*) from pg_roles where rolname = {}",
+        "select count(*) from pg_roles where rolname = {} and rolname <> current_user",
         literal(&content.owner)
     );
     if sql::value::<i64>(live, &known, "looking for a large object's owner").await? > 0 {
@@ -431,16 +458,22 @@ async fn not_as(
         .collect())
 }
 
-/// Sentences about those that are not as a restore left them.
-pub(crate) async fn changed_since(
+/// Why what a restore did to large objects may not be taken back: they are not as it left them, or somebody else
+/// refers to them by now.
+pub(crate) async fn not_reversible(
     live: &mut PgConnection,
-    set: &ChangeSet,
+    (rows, owner): (&CatalogRows, &Ownership<'_>),
+    reversed: &ChangeSet,
 ) -> Result<Vec<String>, TenantError> {
-    let changed = not_as(live, &set.large_objects, |object| &object.after).await?;
-    Ok(changed
+    let objects = &reversed.large_objects;
+    let changed = not_as(live, objects, |object| &object.before).await?;
+    let mut lines: Vec<String> = changed
         .into_iter()
         .map(|line| format!("{line} than the restore left"))
-        .collect())
+        .collect();
+    lines.extend(others(live, rows, owner, objects).await?);
+    lines.extend(too_many(live, objects).await?);
+    Ok(lines)
 }
 
 /// For people, if there are any.

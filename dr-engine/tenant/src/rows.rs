@@ -344,7 +344,7 @@ where
         let rows = CatalogRows::read(&mut live).await?;
         let written =
             apply::write(&mut live, &rows, owner, set, folders.spool, direction, xid).await?;
-        large_objects::write(&mut live, set, folders, direction).await?;
+        large_objects::write(&mut live, (&rows, owner), set, folders, direction).await?;
         apply::save(&mut live, set, folders.save).await?;
         store(written.xid).await?;
         Ok(written)

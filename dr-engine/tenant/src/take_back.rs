@@ -242,7 +242,12 @@ async fn plan_undo(execution: &mut Execution, mut forward: ChangeSet) -> Result<
             }
         }
     }
-    refused.extend(large_objects::changed_since(&mut live, &forward).await?);
+    let owner = Ownership {
+        map: &execution.map,
+        tenant: &forward.tenant,
+    };
+    let of = (&catalog, &owner);
+    refused.extend(large_objects::not_reversible(&mut live, of, &execution.set).await?);
     let reversed = &execution.set.tables;
     crate::conflicts::surroundings(&catalog, reversed, &mut warnings, &mut refused);
     rows::close(live).await;

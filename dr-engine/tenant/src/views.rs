@@ -38,7 +38,7 @@ fn dependents(catalog: &CatalogRows, set: &ChangeSet) -> String {
            select r.ev_class, o.step + 1 from over o \
            join pg_depend d on d.refclassid = 'pg_class'::regclass and d.refobjid = o.oid \
              and d.classid = 'pg_rewrite'::regclass \
-           join pg_rewrite r on r.oid = d.objid and r.ev_class <> o.oid) \
+           join pg_rewrite r on r.oid = d.objid and r.ev_class <> o.oid and r.rulename = '_RETURN') \
          select n.nspname as schema, c.relname as name, c.relispopulated as populated, \
            exists (select from pg_index i where i.indrelid = c.oid and i.indisunique and i.indisvalid \
              and i.indimmediate and i.indpred is null and i.indexprs is null) as unique \

@@ -181,6 +181,27 @@ async fn large_objects_come_back_with_their_rows_and_go_again_with_an_undo() {
         .sql("live", "update public.paper set thumb = null where id = 8")
         .await;
 
+    // The same for an undo, which would remove what the restore made.
+    bench.restore("1").await;
+    let taken =
+        "update public.paper set thumb = (select body from public.paper where id = 1) where id = 8";
+    bench.sql("live", taken).await;
+    let set = ChangeSet::read(&bench.folder.path().join("saved")).unwrap();
+    let reversed = set.reversed(TenantRestoreId::new(Utc::now()));
+    let map = bench.tenancy_map().await;
+    let error = bench
+        .write(&map, &reversed, "saved", "saved-undo", Direction::Reverse)
+        .await
+        .unwrap_err();
+    assert!(
+        error.to_string().contains("are not this tenant's"),
+        "{error}"
+    );
+    bench
+        .sql("live", "update public.paper set thumb = null where id = 8")
+        .await;
+    bench.undo("1").await;
+
     // Written to between plan and apply: nothing is written.
     let (map, compared) = bench.compare("1", Mode::Replace).await;
     let late = "select lo_put(body, 9, 'late') from public.paper where id = 7";
