@@ -11,7 +11,7 @@ archiving: each program takes the WAL of its backup or leaves it. The programs t
 * same change: at a larger size, as many rows as at the smallest; what grows with the cluster is what is left over.
 * restore: of a full backup, and of the last of that chain; durable when the command ends.
 * floor (`testkit/examples/floor`): the files of the full backup, by the stages alone that nothing can do without.
-* push: one WAL segment of 16 MiB as archive_command does it.
+* push: one WAL segment of 16 MiB as archive_command does it; the floor stores it as a file.
 * cost: how many transactions of pgbench (two clients, 20 s) a full backup in the meantime takes, of those that
   there are without one.
 * recover: restore, and replay some 1 GB of WAL from the repository to a time, until the server takes writes.
@@ -70,6 +70,14 @@ class Floor(Tool):
 
     def restore(self, into: Path) -> measure.Figures:
         return self.measured(self.program, "restore", self.repository, into)
+
+    def push(self, segment: Path) -> measure.Figures:
+        alone, into = self.folder / "segment", self.folder / "pushed"
+        for folder in (alone, into):
+            shutil.rmtree(folder, ignore_errors=True)
+        alone.mkdir()
+        shutil.copy(segment, alone)
+        return self.measured(self.program, "backup", alone, into)
 
 
 class PgBaseBackup(Tool):
@@ -200,6 +208,22 @@ def table(title: str, figures: dict[str, list[measure.Figures]], stored: dict[st
     return medians
 
 
+def push(server: Server, tools: list[Tool], runs: int, figures: dict[str, list[measure.Figures]]) -> None:
+    server.psql("create table filler as select g, md5(g::text) from generate_series(1, 4000000) g")
+    segments = sorted(path for path in (server.data / "pg_wal").iterdir() if len(path.name) == 24)
+    current = server.psql("select pg_walfile_name(pg_current_wal_lsn())")
+    segments = [path for path in segments if path.name < current][-runs:]
+    pushing = [tool for tool in tools if tool.name in ("dr", "pgbackrest", "floor")]
+    for number, segment in enumerate(segments):
+        for tool in pushing[number % len(pushing):] + pushing[:number % len(pushing)]:
+            figures[tool.name].append(tool.push(segment))
+
+
+def judge_push(medians: dict[str, float]) -> None:
+    print(judge("push", medians["dr"], medians["pgbackrest"], 0.6))
+    print(judge("push, of its floor", medians["dr"], medians["floor"], 1.15), flush=True)
+
+
 def measured(chosen: argparse.Namespace, scale: float, work: Path) -> float:
     """The time of an incremental after the change that is the same at each size."""
     source = data.make("postgres", chosen.folder / "data", scale)
@@ -226,6 +250,13 @@ def measured(chosen: argparse.Namespace, scale: float, work: Path) -> float:
         medians[what] = table(f"{title}, {size}", figures[what], stored[what])
 
     try:
+        if chosen.push_only:
+            for tool in tools:
+                tool.begin()
+            push(server, tools, chosen.runs, figures["push"])
+            done("push", "push of one WAL segment")
+            judge_push(medians["push"])
+            return 0.0
         measure.warm(server.data)
         for number in range(chosen.runs):
             for tool in tools[number % len(tools):] + tools[:number % len(tools)]:
@@ -266,14 +297,7 @@ def measured(chosen: argparse.Namespace, scale: float, work: Path) -> float:
                     kept(tool, "same", lambda: tool.back_up(full=False))
             done("same", "the same change as at the smallest size")
         restore_all("restore", "restore of the last of that chain")
-        server.psql("create table filler as select g, md5(g::text) from generate_series(1, 4000000) g")
-        segments = sorted(path for path in (server.data / "pg_wal").iterdir() if len(path.name) == 24)
-        current = server.psql("select pg_walfile_name(pg_current_wal_lsn())")
-        segments = [path for path in segments if path.name < current][-chosen.runs:]
-        for number, segment in enumerate(segments):
-            for tool in chained[number % len(chained):] + chained[:number % len(chained)]:
-                if tool.name != "dr zstd 3":
-                    figures["push"][tool.name].append(tool.push(segment))
+        push(server, tools, chosen.runs, figures["push"])
         done("push", "push of one WAL segment")
         lost = {}
         if scale < 2:
@@ -296,7 +320,7 @@ def measured(chosen: argparse.Namespace, scale: float, work: Path) -> float:
     print(judge("restore of a full backup", medians["restore full"]["dr"], medians["restore full"][peer], 0.8))
     print(judge("restore of a full backup, of its floor", medians["restore full"]["dr"], medians["restore full"]["floor"], 1.15))
     print(judge("restore of the chain", medians["restore"]["dr"], medians["restore"][peer], 0.8))
-    print(judge("push", medians["push"]["dr"], medians["push"][peer], 0.6), flush=True)
+    judge_push(medians["push"])
     if lost:
         print(judge("transactions lost, default level", lost["dr"], lost[peer], 0.9), flush=True)
     if "recover" in medians:
@@ -311,6 +335,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--scale", type=float, nargs="+", default=[1.0, 4.0], help="1 is about 2 GB")
     parser.add_argument("--full-only", action="store_true", help="full backups and their restores, and nothing else")
+    parser.add_argument("--push-only", action="store_true", help="pushes of WAL, and nothing else")
     chosen = parser.parse_args()
     install()
     began = time.monotonic()
