@@ -12,6 +12,7 @@ pub mod nats;
 mod occupied;
 pub mod postgres;
 mod process;
+mod process_folder;
 mod run_as;
 
 pub use nats::NatsInstance;
@@ -20,5 +21,6 @@ pub use postgres::{
     InitdbOptions, PostgresInstance, StartOptions, StopMode, WaitFor, scratch_settings,
 };
 pub use process::{descendants, is_alive};
+pub use process_folder::{FolderKind, ProcessFolder};
 pub(crate) use run_as::user_name;
 pub use run_as::{RunAs, command, free_port, give};

@@ -1,13 +1,15 @@
 //! Private PostgreSQL servers are started, found, stopped and killed.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
-use std::path::Path;
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use dr_sources::SourceError;
 use dr_sources::instance::{
-    InitdbOptions, PostgresInstance, RunAs, StartOptions, StopMode, descendants, free_port, give,
-    is_alive, scratch_settings,
+    FolderKind, InitdbOptions, PostgresInstance, ProcessFolder, RunAs, StartOptions, StopMode,
+    descendants, free_port, give, is_alive, scratch_settings,
 };
 use sqlx::{Connection, PgConnection};
 
@@ -142,4 +144,81 @@ fn initdb_says_why_it_fails() {
     let options = InitdbOptions::new(&Home::bin(), &home.data(), home.run_as.clone());
     let error = PostgresInstance::initdb(&options).unwrap_err().to_string();
     assert!(error.contains("not empty"), "{error}");
+}
+
+const HOLD: &str = "DR_TEST_HOLD_FOLDER_IN";
+const HELD: &str = "the folder is held";
+const KIND: FolderKind = FolderKind {
+    prefix: "dr-held-",
+    is_id: |id| id.len() == 1,
+    server: Some("data"),
+    elsewhere: |_| None,
+};
+/// No process has it: the kernel's limit is 2^22.
+const NOBODY: &str = "1073741824";
+
+/// Not a test: what the next one runs in a process of its own, to be killed.
+#[test]
+fn hold_a_folder_when_asked() {
+    let Some(place) = std::env::var_os(HOLD).map(PathBuf::from) else {
+        return;
+    };
+    let run_as = RunAs::for_postgres().unwrap();
+    let folder = ProcessFolder::create(&KIND, &place, "a", run_as.as_ref()).unwrap();
+    let data = place.join("data");
+    std::os::unix::fs::symlink(&data, folder.path().join("data")).unwrap();
+    let options = StartOptions::new(&Home::bin(), &data, run_as, free_port());
+    let _server = PostgresInstance::start(options).unwrap();
+    writeln!(std::io::stdout(), "{HELD}").unwrap();
+    loop {
+        std::thread::park();
+    }
+}
+
+#[test]
+fn what_a_killed_process_left_is_cleared_away_with_its_server_and_nothing_before() {
+    let home = Home::new();
+    home.initdb();
+    let place = home.folder.path();
+    let mut holder = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "hold_a_folder_when_asked", "--nocapture"])
+        .env(HOLD, place)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let said = BufReader::new(holder.stdout.take().unwrap()).lines();
+    let held = said.map_while(Result::ok).any(|line| line.contains(HELD));
+    let server = PostgresInstance::attach(&home.data());
+    let folder = place.join("dr-held-a");
+    // As its number would be in another container.
+    std::fs::write(folder.join("owner"), format!("locked by {NOBODY}")).unwrap();
+    ProcessFolder::clear_left_behind(&KIND, place);
+    let stayed = folder.join("owner").is_file();
+    holder.kill().unwrap();
+    holder.wait().unwrap();
+    assert!(held && stayed);
+    // Stops it, should anything be wrong below.
+    let server = server.unwrap();
+
+    // Of somebody else, who leads us to a server that is not his.
+    if home.run_as.is_some() {
+        let foreign = place.join("dr-held-b");
+        std::fs::create_dir(&foreign).unwrap();
+        std::fs::write(foreign.join("owner"), NOBODY).unwrap();
+        std::os::unix::fs::symlink(home.data(), foreign.join("data")).unwrap();
+        ProcessFolder::clear_left_behind(
+            &FolderKind {
+                is_id: |id| id == "b",
+                ..KIND
+            },
+            place,
+        );
+        assert!(!foreign.exists() && server.is_running());
+    }
+
+    assert!(folder.exists() && server.is_running());
+    ProcessFolder::clear_left_behind(&KIND, place);
+    assert!(!folder.exists(), "the server inherited the lock");
+    assert!(!server.is_running());
+    assert!(home.data().is_dir(), "the link was followed");
 }

@@ -38,6 +38,9 @@ pub enum TenantError {
         #[source]
         source: dr_store::StoreError,
     },
+    /// The folder of a restore could not be made.
+    #[error("cannot make a work folder")]
+    WorkFolder(#[source] dr_sources::SourceError),
     /// PostgreSQL did not answer or could not be asked.
     #[error("cannot connect to {place}")]
     Connect {
