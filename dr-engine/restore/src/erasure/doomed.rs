@@ -14,9 +14,7 @@ use serde::Deserialize;
 use sqlx::AssertSqlSafe;
 
 use super::tables::{Column, ForeignKey, Table, Tables, failed, json, run};
-use super::{
-    ErasedDatabase, ErasedLink, ErasedRows, ErasedTable, Erasure, ErasureScope, WholePlace,
-};
+use super::{ErasedDatabase, ErasedLink, ErasedRows, Erasure, ErasureScope, WholePlace};
 use crate::RestoreError;
 
 /// Keys in one statement.
@@ -73,7 +71,7 @@ pub(super) async fn gather(
         round int not null, follow boolean not null, primary key (relation, at)) on commit drop";
     run(session, create, "gather what is to be erased").await?;
     for (entry, part) in parts.iter().enumerate() {
-        for table in &tables.tables {
+        for table in tables.all() {
             for condition in named(*part, table)? {
                 seed(session, entry, part.0, table, &condition).await?;
             }
@@ -84,16 +82,12 @@ pub(super) async fn gather(
     if roots.is_empty() {
         return Ok(found);
     }
-    for (entry, part) in parts.iter().enumerate() {
-        let lines = of_others(session, tables, entry, *part, &roots).await?;
-        found
-            .refused
-            .extend(lines.into_iter().map(|line| (entry, line)));
-    }
+    found.refused = of_others(session, tables, parts).await?;
     count(session, tables, &mut found).await?;
     for key in &tables.foreign_keys {
-        if roots.contains(&key.parent) {
-            remaining(session, tables, key, &mut found).await?;
+        let ends = tables.ends(key);
+        if let Some(ends) = ends.filter(|(_, parent)| roots.contains(&parent.root)) {
+            remaining(session, tables, (key, ends), &mut found).await?;
         }
     }
     Ok(found)
@@ -101,12 +95,7 @@ pub(super) async fn gather(
 
 /// Conditions on rows `t` of a table that an entry names.
 fn named((entry, part): Part<'_>, table: &Table) -> Result<Vec<String>, RestoreError> {
-    let is_whole = match &part.whole {
-        Some(WholePlace::Database) => true,
-        Some(WholePlace::Schema(schema)) => *schema == table.name.schema,
-        None => false,
-    };
-    if is_whole {
+    if is_whole(part, table) {
         return Ok(if table.extension {
             Vec::new()
         } else {
@@ -114,7 +103,10 @@ fn named((entry, part): Part<'_>, table: &Table) -> Result<Vec<String>, RestoreE
         });
     }
     let Some(known) = part.tables.iter().find(|known| known.table == table.name) else {
-        return Ok(unknown(entry, part, table));
+        return Ok(match table.oid == table.root {
+            true => unknown(entry, part, table),
+            false => Vec::new(),
+        });
     };
     match &known.rows {
         ErasedRows::All => Ok(vec![known.whose.clone()]),
@@ -130,6 +122,15 @@ fn named((entry, part): Part<'_>, table: &Table) -> Result<Vec<String>, RestoreE
                 .map(|keys| format!("({}) and ({})", any_key(table, columns, keys), known.whose))
                 .collect())
         }
+    }
+}
+
+/// Whether the table lies in what is the tenant's as a whole.
+fn is_whole(part: &ErasedDatabase, table: &Table) -> bool {
+    match &part.whole {
+        Some(WholePlace::Database) => true,
+        Some(WholePlace::Schema(schema)) => *schema == table.name.schema,
+        None => false,
     }
 }
 
@@ -245,13 +246,9 @@ async fn rounds(
             break;
         }
         all.extend(last.iter().copied());
-        for key in tables
-            .foreign_keys
-            .iter()
-            .filter(|key| last.contains(&key.parent))
-        {
-            let (Some(child), Some(parent)) =
-                (tables.with_oid(key.child), tables.with_oid(key.parent))
+        for key in &tables.foreign_keys {
+            let ends = tables.ends(key);
+            let Some((child, parent)) = ends.filter(|(_, parent)| last.contains(&parent.root))
             else {
                 continue;
             };
@@ -267,7 +264,7 @@ async fn rounds(
             let Some((child, parent)) = ends(tables, link) else {
                 continue;
             };
-            if last.contains(&parent.oid) {
+            if last.contains(&parent.root) {
                 add(session, child, parent, (&link_join(link), "true"), round).await?;
             }
         }
@@ -344,24 +341,42 @@ async fn roots_of(session: &mut PgConnection, round: i32) -> Result<BTreeSet<u32
     Ok(roots.into_iter().map(|found| found.root).collect())
 }
 
-/// Rows that would go along and are not the tenant's.
+/// Rows that would go along and are not the tenant's, or of which the entry does not tell whose they are.
 async fn of_others(
     session: &mut PgConnection,
     tables: &Tables,
-    entry: usize,
-    (erasure, part): Part<'_>,
-    roots: &BTreeSet<u32>,
-) -> Result<Vec<String>, RestoreError> {
-    let mut lines = Vec::new();
-    for known in &part.tables {
-        let ErasedTable { table, whose, .. } = known;
-        let Some(table) = tables.named(table).filter(|it| roots.contains(&it.oid)) else {
+    parts: &[Part<'_>],
+) -> Result<Vec<(usize, String)>, RestoreError> {
+    #[derive(Deserialize)]
+    struct Line {
+        entry: usize,
+        root: u32,
+        rows: i64,
+    }
+    let query = "select entry, coalesce(pg_partition_root(relation)::oid, relation)::int8 as root, count(*) as rows \
+        from pg_temp.dr_doomed where round > 0 group by 1, 2 order by 1, 2";
+    let along: Vec<Line> = json(session, query, "see whose rows would be erased").await?;
+    let mut refused = Vec::new();
+    for Line { entry, root, rows } in along {
+        let (Some((erasure, _)), Some(table)) = (parts.get(entry), tables.with_oid(root)) else {
             continue;
         };
+        // One entry may have several parts of a database.
+        let of_entry = parts.iter().filter(|(other, _)| other.id == erasure.id);
+        let told: Vec<String> = of_entry.filter_map(|part| whose(*part, table)).collect();
+        if told.is_empty() {
+            let line = format!(
+                "{rows} rows of {} belong to erased ones, and the entry does not tell whose they are",
+                table.name
+            );
+            refused.push((entry, line));
+            continue;
+        }
         let query = format!(
             "select count(*) from {} t join pg_temp.dr_doomed d on d.relation = t.tableoid and d.at = t.ctid \
-             where d.entry = {entry} and d.round > 0 and ({whose}) is not true",
-            table.from()
+             where d.entry = {entry} and d.round > 0 and (({})) is not true",
+            table.from(),
+            told.join(") or (")
         );
         let rows: i64 = sqlx::query_scalar(AssertSqlSafe(query.as_str()))
             .persistent(false)
@@ -370,13 +385,26 @@ async fn of_others(
             .map_err(failed("see whose rows would be erased"))
             .map_err(|error| held_or(erasure, &table.name, error))?;
         if rows > 0 {
-            lines.push(format!(
+            let line = format!(
                 "{rows} rows of {} belong to erased ones, and are not the tenant's",
                 table.name
-            ));
+            );
+            refused.push((entry, line));
         }
     }
-    Ok(lines)
+    Ok(refused)
+}
+
+/// Whether a row `t` of a table is the tenant's, if an entry's part tells.
+fn whose((entry, part): Part<'_>, table: &Table) -> Option<String> {
+    if is_whole(part, table) {
+        return Some("true".to_owned());
+    }
+    if let Some(known) = part.tables.iter().find(|it| it.table == table.name) {
+        return Some(known.whose.clone());
+    }
+    let by_columns = unknown(entry, part, table);
+    (!by_columns.is_empty()).then(|| by_columns.join(" or "))
 }
 
 async fn count(
@@ -416,7 +444,7 @@ async fn count(
 async fn remaining(
     session: &mut PgConnection,
     tables: &Tables,
-    key: &ForeignKey,
+    (key, (child, parent)): (&ForeignKey, (&Table, &Table)),
     found: &mut Found,
 ) -> Result<(), RestoreError> {
     #[derive(Deserialize)]
@@ -425,10 +453,6 @@ async fn remaining(
         rows: u64,
         examples: Vec<String>,
     }
-    let (Some(child), Some(parent)) = (tables.with_oid(key.child), tables.with_oid(key.parent))
-    else {
-        return Ok(());
-    };
     let query = format!(
         "select r.entry, count(*) as rows, (array_agg(r.name order by r.name))[1:{EXAMPLES}] as examples \
          from (select distinct d.entry, c.tableoid, c.ctid, {} as name from {}) r group by 1 order by 1",
@@ -439,7 +463,7 @@ async fn remaining(
     for line in lines {
         let is_set = |name: &String| child.column(name).is_some_and(|column| !column.not_null);
         if key.on_delete == 'n' && key.set_columns().iter().all(is_set) {
-            cleared(found, line.entry, &child.name, line.rows);
+            cleared(found, line.entry, &tables.root_of(child).name, line.rows);
             continue;
         }
         let more = if line.rows > line.examples.len() as u64 {
@@ -490,11 +514,11 @@ pub(super) async fn erase(
         .iter()
         .filter(|key| key.on_delete == 'n' && cleared > 0)
     {
-        let (Some(child), Some(parent)) = (tables.with_oid(key.child), tables.with_oid(key.parent))
-        else {
+        let Some((child, parent)) = tables.ends(key) else {
             continue;
         };
-        if roots.contains(&child.name) && roots.contains(&parent.name) {
+        let is_among = |table| roots.contains(&tables.root_of(table).name);
+        if is_among(child) && is_among(parent) {
             clear(session, key, child, parent).await?;
         }
     }

@@ -11,10 +11,12 @@ use sqlx::{AssertSqlSafe, Executor};
 
 use crate::RestoreError;
 
-/// A table; of a partitioned one the topmost.
+/// A table, or a partition of one.
 #[derive(Debug, Clone, Deserialize)]
 pub(super) struct Table {
     pub(super) oid: u32,
+    /// Of a partition the topmost table, else itself.
+    pub(super) root: u32,
     #[serde(flatten)]
     pub(super) name: TableName,
     pub(super) partitioned: bool,
@@ -52,11 +54,15 @@ pub(super) struct ForeignKey {
 /// Everything read from one database.
 #[derive(Debug, Clone)]
 pub(super) struct Tables {
+    /// Of partitioned ones the topmost.
     pub(super) tables: Vec<Table>,
+    /// Foreign keys may lead from or to a single one.
+    pub(super) partitions: Vec<Table>,
     pub(super) foreign_keys: Vec<ForeignKey>,
 }
 
 const TABLES: &str = "select c.oid::int8 as oid, n.nspname as schema, c.relname as name, \
+      coalesce(pg_partition_root(c.oid)::oid, c.oid)::int8 as root, \
       c.relkind = 'p' as partitioned, \
       exists (select from pg_depend d where d.classid = 'pg_class'::regclass and d.objid = c.oid \
         and d.deptype = 'e') as extension, \
@@ -69,7 +75,7 @@ const TABLES: &str = "select c.oid::int8 as oid, n.nspname as schema, c.relname 
          join pg_attribute a on a.attrelid = c.oid and a.attnum = k.number \
          where i.indrelid = c.oid and i.indisprimary) as key \
     from pg_class c join pg_namespace n on n.oid = c.relnamespace \
-    where c.relkind in ('r', 'p') and not c.relispartition and c.relpersistence <> 't' \
+    where c.relkind in ('r', 'p') and c.relpersistence <> 't' \
       and n.nspname not in ('pg_catalog', 'information_schema', 'pg_toast') \
     order by n.nspname, c.relname";
 
@@ -93,18 +99,35 @@ const FOREIGN_KEYS: &str = "select con.conname as name, con.conrelid::int8 as ch
 
 impl Tables {
     pub(super) async fn read(session: &mut PgConnection) -> Result<Self, RestoreError> {
+        let all: Vec<Table> = json(session, TABLES, "list the tables").await?;
+        let (tables, partitions) = all.into_iter().partition(|table| table.oid == table.root);
         Ok(Self {
-            tables: json(session, TABLES, "list the tables").await?,
+            tables,
+            partitions,
             foreign_keys: json(session, FOREIGN_KEYS, "list the foreign keys").await?,
         })
     }
 
     pub(super) fn named(&self, name: &TableName) -> Option<&Table> {
-        self.tables.iter().find(|table| table.name == *name)
+        self.all().find(|table| table.name == *name)
     }
 
     pub(super) fn with_oid(&self, oid: u32) -> Option<&Table> {
-        self.tables.iter().find(|table| table.oid == oid)
+        self.all().find(|table| table.oid == oid)
+    }
+
+    pub(super) fn all(&self) -> impl Iterator<Item = &Table> {
+        self.tables.iter().chain(&self.partitions)
+    }
+
+    /// The topmost table of which this is a part.
+    pub(super) fn root_of<'a>(&'a self, table: &'a Table) -> &'a Table {
+        self.with_oid(table.root).unwrap_or(table)
+    }
+
+    /// The tables that a foreign key leads from and to.
+    pub(super) fn ends(&self, key: &ForeignKey) -> Option<(&Table, &Table)> {
+        Some((self.with_oid(key.child)?, self.with_oid(key.parent)?))
     }
 }
 

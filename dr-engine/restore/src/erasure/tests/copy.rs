@@ -117,7 +117,20 @@ fn keys(columns: &[&str], keys: &[&[&str]]) -> ErasedRows {
     }
 }
 
-fn entry(scope: ErasureScope, dependents: bool, tables: Vec<ErasedTable>) -> Erasure {
+/// Rows of tables that may go along are the tenant's by these.
+fn along() -> Vec<ErasedTable> {
+    let mut comment = table("comment", ErasedRows::Dependent);
+    comment.whose = "true".to_owned();
+    let address = table("address", ErasedRows::Dependent);
+    vec![address, table("visit", ErasedRows::Dependent), comment]
+}
+
+fn entry(scope: ErasureScope, dependents: bool, mut tables: Vec<ErasedTable>) -> Erasure {
+    for one in along() {
+        if !tables.iter().any(|table| table.table == one.table) {
+            tables.push(one);
+        }
+    }
     Erasure {
         scope,
         dependents,
@@ -283,4 +296,81 @@ async fn large_objects_of_erased_rows_go_unless_another_row_has_them() {
     assert_eq!(applied.rows(), 2);
     let left = "select coalesce(sum(oid::int8), 0)::int8 from pg_largeobject_metadata";
     assert_eq!(bench.value(left).await, 1001 + 1003);
+}
+
+#[tokio::test]
+async fn rows_that_are_nobodys_by_the_entry_stop_it() {
+    let bench = Bench::start().await;
+    // Tables of which the entry says nothing: another tenant's schema, by a key that deletes in cascade and by one
+    // that does not; and one partition with a foreign key of its own.
+    bench
+        .sql(
+            "erp",
+            "create schema t_2; \
+             create table t_2.partner (id int, owner int, person int, \
+               foreign key (owner, person) references person on delete cascade); \
+             create table t_2.guest (id int, owner int, person int, \
+               foreign key (owner, person) references person); \
+             insert into t_2.partner values (1, 1, 3); insert into t_2.guest values (1, 1, 2); \
+             create table photo (tenant_id int, person_no int, year int) partition by range (year); \
+             create table photo_old partition of photo for values from (0) to (2000); \
+             create table photo_new partition of photo default; \
+             alter table photo_new add constraint shows \
+               foreign key (tenant_id, person_no) references person; \
+             insert into photo values (1, 3, 2020), (2, 3, 2020)",
+        )
+        .await;
+    let person = |number: &str| {
+        let one = keys(&["tenant_id", "person_no"], &[&["1", number]]);
+        table("person", one)
+    };
+    let rows = |dependents, more: Vec<ErasedTable>, number: &str| {
+        let tables = std::iter::once(person(number)).chain(more).collect();
+        entry(ErasureScope::Rows, dependents, tables)
+    };
+    let photo = || table("photo", ErasedRows::Dependent);
+    for (one, why) in [
+        (
+            rows(false, vec![], "3"),
+            "1 rows of t_2.partner belong to erased ones, and the entry does not tell whose they are",
+        ),
+        (
+            rows(true, vec![], "2"),
+            "1 rows of t_2.guest belong to erased ones, and the entry does not tell whose they are",
+        ),
+    ] {
+        let said = bench.apply(&[one]).await.unwrap_err().to_string();
+        assert!(said.contains(why), "{said}");
+    }
+    assert_eq!(bench.rows("person", "true").await, 6);
+
+    bench.sql("erp", "delete from t_2.partner").await;
+    let said = bench
+        .apply(&[rows(false, vec![], "3")])
+        .await
+        .unwrap_err()
+        .to_string();
+    assert!(
+        said.contains("1 rows of public.photo_new refer to erased rows of public.person (shows)"),
+        "{said}"
+    );
+    let applied = bench
+        .apply(&[rows(true, vec![photo()], "3")])
+        .await
+        .unwrap();
+    assert_eq!(applied.rows(), 3, "{applied:?}");
+    assert_eq!(bench.rows("photo", "tenant_id = 1").await, 0);
+    assert_eq!(bench.rows("photo", "tenant_id = 2").await, 1);
+    // A reference from one partition is cleared.
+    bench
+        .sql(
+            "erp",
+            "delete from t_2.guest; delete from visit; alter table photo_new drop constraint shows, \
+               add foreign key (tenant_id, person_no) references person on delete set null (person_no); \
+             insert into photo values (1, 2, 2020)",
+        )
+        .await;
+    let applied = bench.apply(&[rows(false, vec![], "2")]).await;
+    assert_eq!(applied.unwrap().rows(), 3);
+    assert_eq!(bench.rows("photo", "person_no is null").await, 1);
 }
