@@ -219,6 +219,9 @@ fn assert_certified(scene: &Scene, id: &str, entries: usize) {
 fn an_erased_tenant_is_in_no_copy() {
     let scene = Scene::new("erasure-tenant", &ERP);
     let world = &scene.world;
+    world.cluster.set("track_commit_timestamp", "on");
+    world.cluster.stop("fast");
+    world.cluster.start();
     world.cluster.psql(
         "create materialized view public.plans as select tenant_id, code from public.tenant; \
          create table public.watched (note text); \
@@ -232,6 +235,9 @@ fn an_erased_tenant_is_in_no_copy() {
         "{ currency: shared, watched: ignored }",
     );
     world.dr(&["backup", "run", "config"]).ok();
+    world.dr(&["backup", "run", "erp"]).ok();
+    world.cluster.psql("create table public.dated (n int)");
+    world.cluster.psql("insert into public.dated values (1)");
     let target = world.cluster.moment();
     erase(&scene, &["--yes"])
         .ok()
@@ -269,6 +275,11 @@ fn an_erased_tenant_is_in_no_copy() {
         count("select count(*) from public.watched"),
         "0",
         "a trigger wrote it down"
+    );
+    assert_eq!(
+        count("select pg_xact_commit_timestamp(xmin) is not null from public.dated"),
+        "t",
+        "commit timestamps were removed"
     );
     let always = "select tgenabled from pg_trigger where tgname = 'watch'";
     assert_eq!(count(always), "A");

@@ -11,7 +11,10 @@
 //! has ([`doomed`]). What cannot be erased without breaking the copy stops the restore.
 
 mod doomed;
+mod hazards;
 mod ledger;
+mod places;
+mod remade;
 mod settle;
 mod tables;
 
@@ -184,6 +187,12 @@ pub struct AppliedErasures {
     /// Entries that were left out because it was asked for.
     #[serde(default)]
     pub pending: u64,
+    /// What entries name and the copy has not under that name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub not_found: Vec<String>,
+    /// What could not be made anew from the rows that are left, and where else rows may be.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
 }
 
 /// One entry's part in it.
@@ -240,6 +249,10 @@ impl fmt::Display for AppliedErasures {
         match self.pending {
             0 => text.push_str("; none pending"),
             pending => text.push_str(&format!("; {pending} NOT APPLIED, as was asked")),
+        }
+        if !self.not_found.is_empty() {
+            let names = self.not_found.join(", ");
+            text.push_str(&format!("; NOT FOUND in the copy: {names}"));
         }
         f.pad(&text)
     }

@@ -132,7 +132,7 @@ async fn cluster(
         plan,
         (purpose, opening),
         Arc::clone(&progress),
-        cancel,
+        cancel.clone(),
     )
     .await?;
     if plan.without_erasures {
@@ -151,13 +151,15 @@ async fn cluster(
         }
         put_back::close_to_clients(&folder).map_err(source_error("close the restored cluster"))?;
     }
-    let (applied, reached) = erasure::settle(installation, plan, &folder, progress).await?;
+    let (applied, reached) =
+        erasure::settle(installation, plan, &folder, progress, &cancel).await?;
     done.notes.push(format!(
         "recovered privately to {} and shut down: it is on timeline {} and starts without recovery, and its files \
          are no longer those of its backup_manifest",
         reached.lsn, reached.timeline
     ));
     done.notes.extend(reached.note.clone());
+    done.notes.extend(applied.notes.iter().cloned());
     done.erasures = applied;
     done.reached = Some(reached);
     Ok(done)

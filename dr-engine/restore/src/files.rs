@@ -121,6 +121,7 @@ pub(crate) async fn whole_folder(
         AppliedErasures {
             entries: applied,
             pending,
+            ..AppliedErasures::default()
         },
     ))
 }

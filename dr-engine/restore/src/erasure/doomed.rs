@@ -396,7 +396,7 @@ async fn of_others(
 }
 
 /// Whether a row `t` of a table is the tenant's, if an entry's part tells.
-fn whose((entry, part): Part<'_>, table: &Table) -> Option<String> {
+pub(super) fn whose((entry, part): Part<'_>, table: &Table) -> Option<String> {
     if is_whole(part, table) {
         return Some("true".to_owned());
     }
@@ -590,8 +590,19 @@ async fn unlink(session: &mut PgConnection, tables: &Tables) -> Result<(), Resto
             )
         })
     });
+    // Not by lo_unlink, which takes a lock of each one until the transaction ends: the table of locks has an end.
     let unlink = format!(
-        "select lo_unlink(o.oid) from pg_temp.dr_objects o where true{}",
+        "create temp table dr_unlinked on commit drop as select o.oid from pg_temp.dr_objects o where true{}; \
+         analyze pg_temp.dr_unlinked; \
+         delete from pg_largeobject where loid in (select oid from pg_temp.dr_unlinked); \
+         delete from pg_shdepend where classid = 'pg_largeobject'::regclass \
+           and dbid = (select d.oid from pg_database d where d.datname = current_database()) \
+           and objid in (select oid from pg_temp.dr_unlinked); \
+         delete from pg_description where classoid = 'pg_largeobject'::regclass \
+           and objoid in (select oid from pg_temp.dr_unlinked); \
+         delete from pg_seclabel where classoid = 'pg_largeobject'::regclass \
+           and objoid in (select oid from pg_temp.dr_unlinked); \
+         delete from pg_largeobject_metadata where oid in (select oid from pg_temp.dr_unlinked)",
         kept.collect::<String>()
     );
     run(session, &unlink, "remove large objects of erased rows").await?;

@@ -9,6 +9,7 @@
 //! Ordinary triggers do not fire (`session_replication_role = replica`), and those that fire always are switched off
 //! within the transaction: what is erased is not to be written down again by an audit table.
 
+use std::collections::BTreeSet;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,8 +21,12 @@ use dr_model::Progress;
 use dr_sources::instance::{StartOptions, StopMode, free_port};
 use dr_sources::postgres::{ConnectOptions, PgConnection, SESSION, connect, put_back, tools};
 use serde::Deserialize;
+use tokio_util::sync::CancellationToken;
 
 use super::doomed::{self, Found, Part};
+use super::hazards;
+use super::places;
+use super::remade::{self, Stale};
 use super::tables::{Tables, json, run};
 use super::{AppliedErasure, AppliedErasures, ErasedCount, Erasure};
 use crate::error::{blocking, file_error, source_error};
@@ -50,9 +55,14 @@ pub(crate) async fn apply(
 ) -> Result<AppliedErasures, RestoreError> {
     let mut applied = AppliedErasures {
         entries: entries.iter().map(nothing_yet).collect(),
-        pending: 0,
+        ..AppliedErasures::default()
     };
-    for database in databases(server, entries).await? {
+    let mut first = session(&server("postgres")).await?;
+    let there = places::databases(&mut first).await?;
+    drop(first);
+    let (meant, lacking) = places::meant(&there, entries);
+    applied.not_found.extend(lacking);
+    for database in meant {
         let places: Vec<(usize, Part<'_>)> = entries
             .iter()
             .enumerate()
@@ -63,9 +73,13 @@ pub(crate) async fn apply(
             })
             .collect();
         let parts: Vec<Part<'_>> = places.iter().map(|(_, part)| *part).collect();
-        let mut session = session(&server(&database)).await?;
-        let found = one_database(&mut session, &parts, depth).await?;
+        let mut session = session(&server(database)).await?;
+        if depth == Depth::Rows {
+            hazards::take_back_prepared(&mut session).await?;
+        }
+        let (found, stale, lacking) = one_database(&mut session, (database, &parts), depth).await?;
         drop(session);
+        applied.not_found.extend(lacking);
         for rows in &found.rows {
             let place = places.get(rows.entry).map(|(place, _)| *place);
             if let Some(entry) = place.and_then(|place| applied.entries.get_mut(place)) {
@@ -76,9 +90,14 @@ pub(crate) async fn apply(
                 });
             }
         }
-        if depth == Depth::Everything && !found.rows.is_empty() {
-            refresh(&server(&database)).await?;
+        if let Some(stale) = stale {
+            let told = remade::make_anew(&server(database), database, &stale).await?;
+            applied.notes.extend(told);
         }
+    }
+    if depth == Depth::Everything {
+        let told = places::alike(&there, server, entries).await?;
+        applied.notes.extend(told);
     }
     Ok(applied)
 }
@@ -93,7 +112,7 @@ fn nothing_yet(entry: &Erasure) -> AppliedErasure {
     }
 }
 
-async fn session(options: &ConnectOptions) -> Result<PgConnection, RestoreError> {
+pub(super) async fn session(options: &ConnectOptions) -> Result<PgConnection, RestoreError> {
     let mut session = connect(options)
         .await
         .map_err(source_error("reach the copy that erasures are applied to"))?;
@@ -101,35 +120,17 @@ async fn session(options: &ConnectOptions) -> Result<PgConnection, RestoreError>
     Ok(session)
 }
 
-#[derive(Deserialize)]
-struct Named {
-    name: String,
-}
-
-/// The databases of entries that the copy has. One that was made later holds nothing of theirs.
-async fn databases(
-    server: &(dyn Fn(&str) -> ConnectOptions + Sync),
-    entries: &[Erasure],
-) -> Result<Vec<String>, RestoreError> {
-    let mut session = session(&server("postgres")).await?;
-    let query = "select datname as name from pg_database where datallowconn order by 1";
-    let there: Vec<Named> = json(&mut session, query, "list the databases").await?;
-    let is_meant = |name: &String| {
-        let parts = entries.iter().flat_map(|entry| &entry.databases);
-        parts.into_iter().any(|part| part.database == *name)
-    };
-    let names = there.into_iter().map(|database| database.name);
-    Ok(names.filter(is_meant).collect())
-}
-
 async fn one_database(
     session: &mut PgConnection,
-    parts: &[Part<'_>],
+    (database, parts): (&str, &[Part<'_>]),
     depth: Depth,
-) -> Result<Found, RestoreError> {
+) -> Result<(Found, Option<Stale>, BTreeSet<String>), RestoreError> {
     let begin = "begin; set local session_replication_role = replica";
     run(session, begin, "begin to erase").await?;
+    run(session, hazards::LOCK_WAIT, "begin to erase").await?;
+    hazards::beware_of_indexes(session).await?;
     let tables = Tables::read(session).await?;
+    hazards::nothing_prepared(session, &tables, parts).await?;
     let found = doomed::gather(session, &tables, parts).await?;
     if let Some((first, _)) = found.refused.first() {
         let id = parts.get(*first).map(|(entry, _)| entry.id.clone());
@@ -150,14 +151,13 @@ async fn one_database(
             run(session, &one.on, "switch a trigger on again").await?;
         }
     }
-    if depth == Depth::Everything {
-        for rows in &found.rows {
-            let analyze = format!("analyze {}", dr_sources::postgres::table(&rows.table));
-            run(session, &analyze, format!("analyze {}", rows.table)).await?;
-        }
-    }
+    let stale = match depth == Depth::Everything && !found.rows.is_empty() {
+        true => Some(remade::forget(session, &found).await?),
+        false => None,
+    };
     run(session, "commit", "commit what was erased").await?;
-    Ok(found)
+    let lacking = places::lacking(&tables, parts, database);
+    Ok((found, stale, lacking))
 }
 
 /// What fires with `session_replication_role = replica` all the same.
@@ -179,32 +179,13 @@ async fn firing(session: &mut PgConnection) -> Result<Vec<Firing>, RestoreError>
     json(session, query, "list what fires always").await
 }
 
-/// Materialized views hold what their tables held; each after those that were made before it.
-async fn refresh(options: &ConnectOptions) -> Result<(), RestoreError> {
-    // With its own search path: what the views call may need it.
-    let mut session = connect(options)
-        .await
-        .map_err(source_error("reach the copy that erasures are applied to"))?;
-    let query = "select oid::regclass::text as name from pg_class \
-        where relkind = 'm' and relispopulated order by oid";
-    let views: Vec<Named> = json(&mut session, query, "list materialized views").await?;
-    for view in views {
-        let statement = format!("refresh materialized view {}", view.name);
-        let what = format!(
-            "make materialized view {} without what was erased",
-            view.name
-        );
-        run(&mut session, &statement, what).await?;
-    }
-    Ok(())
-}
-
 /// Recovers a closed cluster privately, takes out what was erased, shuts it down and opens it.
 pub(crate) async fn settle(
     installation: &Installation,
     plan: &RestorePlan,
     data_directory: &Path,
     progress: Arc<dyn Progress>,
+    cancel: &CancellationToken,
 ) -> Result<(AppliedErasures, Reached), RestoreError> {
     let workload = installation.config.workload(plan.workload.as_str())?;
     let WorkloadSource::Postgres(source) = workload.source else {
@@ -250,7 +231,11 @@ pub(crate) async fn settle(
     // Read now, and not when the restore began: what was recorded meanwhile counts too.
     let entries = super::ledger_of(installation, &plan.workload).await?;
     let server = |database: &str| at(&superuser, database);
-    let applied = apply(&server, &entries, Depth::Everything).await?;
+    // Cancelled, the server is stopped with what it was doing, and the cluster stays closed.
+    let applied = tokio::select! {
+        applied = apply(&server, &entries, Depth::Everything) => applied?,
+        () = cancel.cancelled() => return Err(RestoreError::Cancelled(plan.workload.clone())),
+    };
     let folder = data_directory.to_owned();
     blocking("shut the restored server down", move || {
         instance
@@ -271,6 +256,9 @@ fn kept(settings: Vec<(String, String)>, as_primary: bool) -> Vec<(String, Strin
         .filter(|(name, _)| name != "fsync" && name != "full_page_writes")
         .filter(|(name, _)| !(as_primary && name == "archive_mode"))
         .collect();
+    // A server that ends its recovery without it removes all commit timestamps that there are. Where the source had
+    // none, the next start without it removes what this one adds.
+    kept.push(("track_commit_timestamp".to_owned(), "on".to_owned()));
     if as_primary {
         kept.push(("archive_command".to_owned(), "/bin/false".to_owned()));
     }

@@ -54,7 +54,9 @@ impl Bench {
         let data = folder.path().join("data");
         PostgresInstance::initdb(&InitdbOptions::new(&bin, &data, run_as.clone())).unwrap();
         let mut options = StartOptions::new(&bin, &data, run_as, free_port());
-        options.settings = vec![("fsync".to_owned(), "off".to_owned())];
+        options.settings = [("fsync", "off"), ("max_prepared_transactions", "4")]
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .to_vec();
         let bench = Self {
             server: PostgresInstance::start(options).unwrap(),
             _folder: folder,
@@ -89,8 +91,16 @@ impl Bench {
     }
 
     async fn apply(&self, entries: &[Erasure]) -> Result<AppliedErasures, RestoreError> {
+        self.apply_to(entries, Depth::Everything).await
+    }
+
+    async fn apply_to(
+        &self,
+        entries: &[Erasure],
+        depth: Depth,
+    ) -> Result<AppliedErasures, RestoreError> {
         let server = |database: &str| self.options(database);
-        apply(&server, entries, Depth::Everything).await
+        apply(&server, entries, depth).await
     }
 }
 
@@ -373,4 +383,233 @@ async fn rows_that_are_nobodys_by_the_entry_stop_it() {
     let applied = bench.apply(&[rows(false, vec![], "2")]).await;
     assert_eq!(applied.unwrap().rows(), 3);
     assert_eq!(bench.rows("photo", "person_no is null").await, 1);
+}
+
+#[tokio::test]
+async fn nothing_made_from_erased_rows_tells_of_them() {
+    let bench = Bench::start().await;
+    bench
+        .sql(
+            "erp",
+            "alter table person add mail text; update person set mail = 'secret@' || tenant_id % 2; \
+             create statistics both_of on name, mail from person; create index on person (lower(mail)); \
+             create materialized view mails as select mail from person; \
+             create view between as select mail from mails; \
+             create materialized view above as select mail from between; \
+             create function mails_of() returns setof text language sql as 'select mail from public.person'; \
+             create materialized view by_call as select * from mails_of() m(mail); \
+             create table flag (broken bool); insert into flag values (false); \
+             create materialized view fragile as select (select max(mail) from person), \
+               1 / (case when (select bool_or(broken) from flag) then 0 else 1 end); \
+             create table unrelated (n int); insert into unrelated values (1); \
+             create materialized view elsewhere as \
+               select n, 1 / (case when (select bool_or(broken) from flag) then 0 else 1 end) from unrelated; \
+             update flag set broken = true; analyze",
+        )
+        .await;
+    let samples = "select count(*) from pg_stats where most_common_vals::text like '%secret@1%' \
+        or histogram_bounds::text like '%secret@1%'";
+    let extended =
+        "select count(*) from pg_stats_ext where most_common_vals::text like '%secret@1%'";
+    assert_eq!(bench.value(samples).await, 5);
+    let all = |name: &str| ErasedTable {
+        whose: "true".to_owned(),
+        ..table(name, ErasedRows::All)
+    };
+    let names = ["person", "visit", "parcel", "address", "comment"];
+    let one = entry(ErasureScope::Rows, false, names.map(all).to_vec());
+    let applied = bench.apply(&[one]).await.unwrap();
+    assert_eq!(bench.value(samples).await, 0);
+    assert_eq!(bench.value(extended).await, 0);
+    for view in ["mails", "above", "by_call", "names"] {
+        assert_eq!(bench.rows(view, "true").await, 0, "{view}");
+    }
+    assert_eq!(bench.rows("elsewhere", "true").await, 1);
+    let filled = "select count(*) from pg_class where relname = 'fragile' and relispopulated";
+    assert_eq!(bench.value(filled).await, 0);
+    let [note] = &applied.notes[..] else {
+        panic!("{applied:?}");
+    };
+    assert!(
+        note.contains("public.fragile of database erp") && note.contains("division by zero"),
+        "{note}"
+    );
+}
+
+#[tokio::test]
+async fn many_large_objects_go_at_once() {
+    let bench = Bench::start().await;
+    // More than the server's table of locks holds.
+    bench
+        .sql(
+            "erp",
+            "create table paper (tenant_id int not null, no int primary key, body oid)",
+        )
+        .await;
+    for part in 0..5 {
+        let some = format!(
+            "insert into paper select 1, n, lo_from_bytea((100000 + n)::oid, 'secret') \
+             from generate_series({part} * 4000 + 1, {part} * 4000 + 4000) n"
+        );
+        bench.sql("erp", &some).await;
+    }
+    bench
+        .sql(
+            "erp",
+            "create role reader; grant select on large object 100001 to reader; \
+             comment on large object 100001 is 'secret'",
+        )
+        .await;
+    let one = entry(
+        ErasureScope::Rows,
+        false,
+        vec![table("paper", ErasedRows::All)],
+    );
+    assert_eq!(bench.apply(&[one]).await.unwrap().rows(), 20_000);
+    for left in [
+        "pg_largeobject",
+        "pg_largeobject_metadata",
+        "pg_description where classoid = 'pg_largeobject'::regclass",
+    ] {
+        let query = format!("select count(*) from {left}");
+        assert_eq!(bench.value(&query).await, 0, "{left}");
+    }
+    // Nothing refers to the role any more.
+    bench.sql("erp", "drop role reader").await;
+}
+
+#[tokio::test]
+async fn what_the_copy_does_not_have_by_that_name_is_told() {
+    let bench = Bench::start().await;
+    bench
+        .sql("postgres", "create database erp_clone template erp")
+        .await;
+    bench
+        .sql("postgres", "create database shut allow_connections false")
+        .await;
+    let gone = table("client", keys(&["client_id"], &[&["1"]]));
+    let person = table("person", keys(&["tenant_id", "person_no"], &[&["1", "3"]]));
+    let mut one = entry(ErasureScope::Rows, false, vec![gone, person]);
+    for (database, whole) in [
+        ("erp_before", None),
+        ("shut", None),
+        ("erp", Some(WholePlace::Schema("t_1".to_owned()))),
+    ] {
+        one.databases.push(ErasedDatabase {
+            database: database.to_owned(),
+            whole,
+            tables: Vec::new(),
+            links: Vec::new(),
+            tenant_columns: Vec::new(),
+            others: Vec::new(),
+        });
+    }
+    let applied = bench.apply(std::slice::from_ref(&one)).await.unwrap();
+    let told = [
+        "database erp_before",
+        "database shut, which accepts no connections",
+        "public.client of database erp",
+        "tables in schema t_1 of database erp",
+    ];
+    assert_eq!(applied.not_found, told);
+    let line = applied.to_string();
+    assert!(
+        line.ends_with(&format!("; NOT FOUND in the copy: {}", told.join(", "))),
+        "{line}"
+    );
+    let [note] = &applied.notes[..] else {
+        panic!("{applied:?}");
+    };
+    assert!(
+        note.starts_with("database erp_clone has public.person too"),
+        "{note}"
+    );
+    // Of a scratch server it matters what the tenant's restore reads.
+    let applied = bench.apply_to(&[one], Depth::Rows).await.unwrap();
+    assert_eq!((applied.not_found.len(), applied.notes.len()), (4, 0));
+}
+
+#[tokio::test]
+async fn an_index_from_another_host_is_not_asked() {
+    let bench = Bench::start().await;
+    // Written while the index took nothing in: it does not know the rows from 20,000 on.
+    bench
+        .sql(
+            "erp",
+            "create table account (tenant_id int, mail text primary key); \
+             insert into account select 1, 'a' || n from generate_series(1, 19999) n; \
+             update pg_index set indisready = false where indexrelid = 'account_pkey'::regclass",
+        )
+        .await;
+    bench
+        .sql(
+            "erp",
+            "insert into account values (1, 'a20000'); \
+             update pg_index set indisready = true where indexrelid = 'account_pkey'::regclass; analyze account",
+        )
+        .await;
+    let one = entry(
+        ErasureScope::Rows,
+        false,
+        vec![table("account", keys(&["mail"], &[&["a20000"]]))],
+    );
+    // As long as the versions agree the index serves.
+    let erased = bench.apply(std::slice::from_ref(&one)).await.unwrap();
+    assert_eq!(erased.rows(), 0);
+    for elsewhere in [
+        "update pg_database set datcollversion = '1.0' where datname = 'erp'",
+        "update pg_database set datcollversion = null where datname = 'erp'; \
+         update pg_collation set collversion = '1.0' where oid in \
+           (select oid from pg_collation where collversion is not null limit 1); \
+         insert into account values (1, 'a20001'); delete from account where mail = 'a20001'; \
+         update pg_index set indisready = false where indexrelid = 'account_pkey'::regclass",
+    ] {
+        bench.sql("erp", elsewhere).await;
+        bench
+            .sql(
+                "erp",
+                "insert into account select 1, 'a20000' where not exists \
+                   (select from account where mail || '' = 'a20000'); \
+                 update pg_index set indisready = true where indexrelid = 'account_pkey'::regclass",
+            )
+            .await;
+        let erased = bench.apply(std::slice::from_ref(&one)).await.unwrap();
+        assert_eq!(erased.rows(), 1, "{elsewhere}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_prepared_does_not_bring_rows_back() {
+    let bench = Bench::start().await;
+    let prepare = "begin; insert into address (tenant_id, person_no, street) values (1, 3, 'late'); \
+        prepare transaction 'late one'";
+    bench.sql("erp", prepare).await;
+    // Of a table that no entry speaks of.
+    let harmless = "begin; insert into country values (2, 'X'); prepare transaction 'harmless'";
+    bench.sql("erp", harmless).await;
+    let person = table("person", keys(&["tenant_id", "person_no"], &[&["1", "3"]]));
+    let one = entry(ErasureScope::Rows, false, vec![person]);
+    let said = bench.apply(std::slice::from_ref(&one)).await.unwrap_err();
+    let said = said.to_string();
+    assert!(
+        said.contains("prepared transaction 'late one' holds public.address"),
+        "{said}"
+    );
+    assert!(!said.contains("harmless"), "{said}");
+    // Nobody commits it on a scratch server.
+    let applied = bench
+        .apply_to(std::slice::from_ref(&one), Depth::Rows)
+        .await;
+    assert_eq!(applied.unwrap().rows(), 2);
+    assert_eq!(
+        bench.value("select count(*) from pg_prepared_xacts").await,
+        0
+    );
+
+    bench.sql("erp", harmless).await;
+    bench.apply(&[one]).await.unwrap();
+    assert_eq!(
+        bench.value("select count(*) from pg_prepared_xacts").await,
+        1
+    );
 }
