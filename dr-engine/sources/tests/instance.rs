@@ -83,6 +83,8 @@ async fn a_private_server_starts_answers_and_is_gone_after_the_stop() {
     let port = socket.port;
     let server = PostgresInstance::start(socket).unwrap();
     assert_eq!(answer(&server.url("postgres")).await, 42);
+    assert!(server.listens_below(home.folder.path()));
+    assert!(!server.listens_below(&home.data()));
     assert!(
         std::net::TcpStream::connect(("127.0.0.1", port)).is_err(),
         "it listens on TCP"

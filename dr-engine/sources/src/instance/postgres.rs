@@ -297,6 +297,14 @@ impl PostgresInstance {
         &self.data_directory
     }
 
+    /// Whether its sockets lie in this folder or below it. A link to a data directory that a dead process left may lead
+    /// to another server by now than the one which that process started with its sockets here.
+    #[must_use]
+    pub fn listens_below(&self, folder: &Path) -> bool {
+        let sockets = self.socket_directory.as_deref();
+        sockets.is_some_and(|sockets| sockets.starts_with(folder))
+    }
+
     /// A connection URL for one of its databases: by the socket if it has one, else by loopback.
     #[must_use]
     pub fn url(&self, database: &str) -> String {
