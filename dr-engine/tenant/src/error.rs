@@ -312,7 +312,7 @@ fn sql_hint(error: &sqlx::Error) -> Option<String> {
         ),
         "55P03" => Some(
             "another session holds a lock on rows of this tenant (a prepared transaction holds it \
-             for ever): see pg_locks and pg_prepared_xacts, then try again; --lock-wait waits longer"
+             for ever): see pg_locks and pg_prepared_xacts, then try again; writing waits longer with --lock-wait"
                 .to_owned(),
         ),
         "23505" => Some(

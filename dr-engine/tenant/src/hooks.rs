@@ -219,7 +219,7 @@ impl Hooks {
     async fn statements(&self, text: &str, rows: Option<Rows<'_>>) -> Result<String, String> {
         let run = async {
             let mut live = rows::session(&self.live, "the live database").await?;
-            let begin = "begin; set local search_path = default";
+            let begin = "begin; set local search_path = default; set local lock_timeout = 0";
             sql::run(&mut live, begin, "beginning").await?;
             let mut told = 0;
             if let Some(rows) = rows {
