@@ -8,10 +8,13 @@ use std::io;
 use std::process::Stdio;
 
 use rustix::process::{Pid, Signal, kill_process_group};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, ChildStdin, Command};
 
 use super::{Changed, Rows, SAID_MAX};
+
+/// Bytes kept of each of a program's outputs: a character has four at most.
+const KEPT_MAX: u64 = 4 * SAID_MAX as u64;
 
 /// The process group of a program, ended unless it is let go of.
 struct Group(Option<Pid>);
@@ -65,21 +68,10 @@ pub(super) async fn run(
         tell(&mut stdin, rows).await
     };
     let (mut output, mut errors) = (Vec::new(), Vec::new());
-    let hear = async {
-        if let Some(mut stdout) = stdout {
-            stdout.read_to_end(&mut output).await?;
-        }
-        Ok::<(), io::Error>(())
-    };
-    let hear_errors = async {
-        if let Some(mut stderr) = stderr {
-            stderr.read_to_end(&mut errors).await?;
-        }
-        Ok::<(), io::Error>(())
-    };
+    let (heard, heard_errors) = (hear(stdout, &mut output), hear(stderr, &mut errors));
     // Side by side: a program may write before it has read everything. Not with its end: that is waited for last,
     // when nobody has its output open any more.
-    let (told, heard, heard_errors) = tokio::join!(tell, hear, hear_errors);
+    let (told, heard, heard_errors) = tokio::join!(tell, heard, heard_errors);
     let ended = child.wait().await;
     group.let_go();
     let failed = |error: io::Error| format!("{program}: {error}");
@@ -99,6 +91,16 @@ pub(super) async fn run(
     })
 }
 
+/// Keeps as much as may be shown. The rest is read all the same: a program whose output nobody reads would wait.
+async fn hear(from: Option<impl AsyncRead + Unpin>, kept: &mut Vec<u8>) -> io::Result<()> {
+    let Some(mut from) = from else {
+        return Ok(());
+    };
+    (&mut from).take(KEPT_MAX).read_to_end(kept).await?;
+    tokio::io::copy(&mut from, &mut tokio::io::sink()).await?;
+    Ok(())
+}
+
 /// A program that does not want to read everything may close its end: that is no failure.
 async fn tell(stdin: &mut ChildStdin, rows: Rows<'_>) -> io::Result<u64> {
     let mut told = 0;
@@ -112,4 +114,20 @@ async fn tell(stdin: &mut ChildStdin, rows: Rows<'_>) -> io::Result<u64> {
         }
     }
     Ok(told)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_not_shown_is_read_and_not_kept() {
+        let (mut program, output) = tokio::io::duplex(64);
+        let length = 10 * usize::try_from(KEPT_MAX).unwrap();
+        let said = tokio::spawn(async move { program.write_all(&vec![b'x'; length]).await });
+        let mut kept = Vec::new();
+        hear(Some(output), &mut kept).await.unwrap();
+        said.await.unwrap().expect("nobody read to its end");
+        assert_eq!(kept.len() as u64, KEPT_MAX);
+    }
 }
