@@ -594,7 +594,7 @@ fn a_tenant_that_is_in_no_list_any_more_is_erased_by_its_id() {
     ));
     let by_name = erase(&scene, &["--yes"]);
     assert_eq!(by_name.code, Some(2), "{by_name}");
-    let id = format!("id:{}", scene.victim);
+    let id = format!("id:00{}", scene.victim);
     let arguments = [
         "tenant",
         "erase",
@@ -607,6 +607,17 @@ fn a_tenant_that_is_in_no_list_any_more_is_erased_by_its_id() {
         "in no list any more",
         "folder config knows tenants by their names",
     ]);
+    // It is the same tenant, however its number was written.
+    let entry = &world.ask(&["tenant", "erasures"]).list("")[0];
+    assert_eq!(entry.text("/tenant/id"), scene.victim);
+    let id = format!("id:{}", scene.victim);
+    let arguments = ["tenant", "restore", &id, "--workload", "erp"];
+    let output = world
+        .program(&arguments)
+        .args(["--to", &scene.target, "--yes"])
+        .run();
+    assert_eq!(output.code, Some(1), "{output}");
+    output.says(&["was erased on", "contract ended"]);
     let copy = world.restore_started("copy", &scene.target);
     let rows = rows_of(&copy, &ERP, &scene.victim);
     assert!(rows.values().all(Vec::is_empty), "{rows:?}");

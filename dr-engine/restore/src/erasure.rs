@@ -66,6 +66,48 @@ pub struct ErasedTenant {
     pub id: String,
     /// What people called it.
     pub name: String,
+    /// The type of the column that holds the id, where one value of it can be written in several ways.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id_type: Option<String>,
+}
+
+impl ErasedTenant {
+    /// Whether this is its id, however it is written: `7` and `007` are one number, and letters of a uuid may be
+    /// small or capital.
+    #[must_use]
+    pub fn is(&self, id: &str) -> bool {
+        let of = self.id_type.as_deref().unwrap_or_default();
+        canonical_id(&self.id, of) == canonical_id(id, of)
+    }
+}
+
+/// A tenant's id as PostgreSQL itself writes a value of this type. What is no value of it stays as it is.
+#[must_use]
+pub fn canonical_id(id: &str, id_type: &str) -> String {
+    let written = match id_type {
+        "smallint" | "integer" | "bigint" => id.trim().parse::<i64>().ok().map(|it| it.to_string()),
+        "uuid" => uuid(id),
+        "bpchar" | "character" => Some(id.trim_end_matches(' ').to_owned()),
+        _ => None,
+    };
+    written.unwrap_or_else(|| id.to_owned())
+}
+
+fn uuid(text: &str) -> Option<String> {
+    let bare: String = text
+        .chars()
+        .filter(|letter| !matches!(letter, '-' | '{' | '}' | ' '))
+        .map(|letter| letter.to_ascii_lowercase())
+        .collect();
+    let is_one = bare.len() == 32 && bare.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let parts = [
+        bare.get(..8)?,
+        bare.get(8..12)?,
+        bare.get(12..16)?,
+        bare.get(16..20)?,
+        bare.get(20..)?,
+    ];
+    is_one.then(|| parts.join("-"))
 }
 
 /// How much of a tenant is erased.
@@ -175,7 +217,7 @@ impl Erasure {
     /// Whether the whole of this tenant is erased.
     #[must_use]
     pub fn is_whole(&self, tenant: &str) -> bool {
-        self.scope == ErasureScope::Tenant && self.tenant.id == tenant
+        self.scope == ErasureScope::Tenant && self.tenant.is(tenant)
     }
 }
 
@@ -282,6 +324,33 @@ pub(crate) fn erased_paths(
         }
     }
     Ok(globs)
+}
+
+#[cfg(test)]
+mod ids {
+    use super::*;
+
+    #[test]
+    fn an_id_is_the_same_however_it_is_written() {
+        let is = |id: &str, id_type: Option<&str>, other: &str| {
+            let tenant = ErasedTenant {
+                id: id.to_owned(),
+                name: "ACME".to_owned(),
+                id_type: id_type.map(str::to_owned),
+            };
+            tenant.is(other)
+        };
+        let uuid = "6F9619FF-8B86-D011-B42D-00C04FC964FF";
+        assert!(is("007", Some("integer"), "7"));
+        assert!(is("7", Some("bigint"), "+7"));
+        assert!(!is("7", Some("integer"), "70"));
+        assert!(!is("007", None, "7"), "text");
+        assert!(is(uuid, Some("uuid"), &uuid.to_lowercase()));
+        assert!(is(&uuid.replace('-', ""), Some("uuid"), uuid));
+        assert!(!is(uuid, Some("uuid"), &uuid.replace("6F", "7F")));
+        assert!(is("A12  ", Some("bpchar"), "A12"));
+        assert!(!is("ä", Some("uuid"), "Ä"), "no uuids");
+    }
 }
 
 #[cfg(test)]

@@ -28,7 +28,7 @@ mod verify;
 pub use erasure::{
     AppliedErasure, AppliedErasures, ErasedCount, ErasedDatabase, ErasedFolder, ErasedLink,
     ErasedRows, ErasedTable, ErasedTenant, Erasure, ErasureScope, Found, FoundRows,
-    Part as ErasurePart, WholePlace, erasures, find, record_erasure,
+    Part as ErasurePart, WholePlace, canonical_id, erasures, find, record_erasure,
 };
 pub use error::RestoreError;
 pub use execute::{RestoreOutcome, execute, rescue_first};

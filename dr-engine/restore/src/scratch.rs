@@ -89,7 +89,7 @@ impl Scratch {
         tenants: &[&str],
     ) -> Result<&AppliedErasures, RestoreError> {
         let mut entries = erasure::ledger_of(installation, &self.plan.workload).await?;
-        entries.retain(|entry| tenants.contains(&entry.tenant.id.as_str()));
+        entries.retain(|entry| tenants.iter().any(|id| entry.tenant.is(id)));
         if !entries.is_empty() {
             let server = |database: &str| self.connect_options(database);
             self.erasures = erasure::apply(&server, &entries, Depth::Rows).await?;

@@ -12,12 +12,13 @@ use std::fmt;
 
 use dr_installation::Installation;
 use dr_model::{ErasureId, WorkloadName};
-use dr_restore::{ErasedDatabase, ErasedFolder, ErasedTenant, Erasure, ErasureScope};
+use dr_restore::{ErasedDatabase, ErasedFolder, ErasedTenant, Erasure, ErasureScope, canonical_id};
 use dr_sources::postgres::ConnectOptions;
 use serde::Serialize;
 
 use crate::execute::blocking;
 use crate::filter::Filter;
+use crate::map::TableClass;
 use crate::mapping::place_and_map;
 use crate::tenants::{self, DATABASE_OF, Place, SCHEMA_OF};
 use crate::{TenancyMap, Tenant, TenantError, folders, rows, sql};
@@ -109,7 +110,7 @@ pub async fn prepare_erasure(
         Some(tenant) => tenant,
         None => gone(&registry, &request.tenant).await?,
     };
-    let (place, map) = place_and_map(&registry, &tenant, is_gone.then_some(&tenant)).await?;
+    let (place, map, tenant, id_type) = subject(&registry, tenant, is_gone).await?;
     let scope = match request.rows.is_empty() && request.conditions.is_empty() {
         true => ErasureScope::Tenant,
         false => ErasureScope::Rows,
@@ -120,6 +121,7 @@ pub async fn prepare_erasure(
         tenant: ErasedTenant {
             id: tenant.id.clone(),
             name: tenant.name.clone(),
+            id_type,
         },
         scope,
         reason: request.reason.trim().to_owned(),
@@ -162,6 +164,53 @@ pub async fn prepare_erasure(
         erasure,
         plan,
     })
+}
+
+/// Where the tenant's rows are and how they are told, the tenant, and the type of its id. An id that somebody gave is
+/// taken as PostgreSQL writes it.
+async fn subject(
+    registry: &Place,
+    mut tenant: Tenant,
+    is_gone: bool,
+) -> Result<(Place, TenancyMap, Tenant, Option<String>), TenantError> {
+    let (place, map) = place_and_map(registry, &tenant, is_gone.then_some(&tenant)).await?;
+    let id_type = id_type(&map);
+    let canonical = canonical_id(&tenant.id, id_type.as_deref().unwrap_or_default());
+    if !is_gone || canonical == tenant.id {
+        return Ok((place, map, tenant, id_type));
+    }
+    tenant.id = canonical;
+    let (place, map) = place_and_map(registry, &tenant, Some(&tenant)).await?;
+    Ok((place, map, tenant, id_type))
+}
+
+/// The type of columns that hold tenants' ids, where a value of it can be written in several ways.
+fn id_type(map: &TenancyMap) -> Option<String> {
+    let types: Vec<&String> = map
+        .tables
+        .iter()
+        .filter_map(|mapped| match &mapped.class {
+            TableClass::Direct {
+                id: None,
+                as_text: false,
+                column_type,
+                ..
+            } => Some(column_type),
+            _ => None,
+        })
+        .collect();
+    // Where tables differ, one that holds it as text is no reason to take `7` and `007` for two tenants.
+    [
+        "bigint",
+        "integer",
+        "smallint",
+        "uuid",
+        "bpchar",
+        "character",
+    ]
+    .iter()
+    .find(|known| types.iter().any(|it| it == known))
+    .map(|known| (*known).to_owned())
 }
 
 /// A tenant that the live database does not list any more. Only its id is known then.

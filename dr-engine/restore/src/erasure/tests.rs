@@ -28,6 +28,7 @@ fn entry() -> Erasure {
         tenant: ErasedTenant {
             id: "7".to_owned(),
             name: "ACME".to_owned(),
+            id_type: None,
         },
         scope: ErasureScope::Rows,
         dependents: true,

@@ -147,6 +147,7 @@ fn entry(scope: ErasureScope, dependents: bool, mut tables: Vec<ErasedTable>) ->
         tenant: ErasedTenant {
             id: "1".to_owned(),
             name: "ACME".to_owned(),
+            id_type: None,
         },
         databases: vec![ErasedDatabase {
             database: "erp".to_owned(),
