@@ -95,6 +95,8 @@ pub(crate) struct ForeignKey {
     pub(crate) operators: Vec<String>,
     /// ON DELETE CASCADE.
     pub(crate) cascade: bool,
+    /// The columns that ON DELETE SET NULL clears; none where it says something else.
+    pub(crate) set_null: Vec<String>,
     pub(crate) match_full: bool,
 }
 
@@ -233,6 +235,11 @@ const FOREIGN_KEYS: &str = "select con.conname as name, con.conrelid::int8 as ch
         join pg_operator o on o.oid = k.operator \
         join pg_namespace n on n.oid = o.oprnamespace order by k.place) as operators, \
       con.confdeltype = 'c' as cascade, \
+      array(select a.attname from jsonb_array_elements_text( \
+            case when con.confdeltype <> 'n' then '[]' \
+              when jsonb_typeof(to_jsonb(con) -> 'confdelsetcols') = 'array' \
+              then to_jsonb(con) -> 'confdelsetcols' else to_jsonb(con.conkey) end) k(number) \
+        join pg_attribute a on a.attrelid = con.conrelid and a.attnum = k.number::int) as set_null, \
       con.confmatchtype = 'f' as match_full \
     from pg_constraint con where con.contype = 'f' and con.conparentid = 0 \
     order by con.conrelid, con.conname";

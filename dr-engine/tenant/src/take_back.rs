@@ -29,8 +29,8 @@ use crate::tenants::{self, Place};
 use crate::undo::{self, State};
 use crate::work::WorkFolder;
 use crate::{
-    Mode, OnConflict, Purpose, TenantError, TenantPlan, TenantRestoreReport, Writing, checksum,
-    outcome, rows, sql,
+    Mode, OnConflict, Purpose, TenancyMap, TenantError, TenantPlan, TenantRestoreReport, Writing,
+    checksum, outcome, rows, sql,
 };
 
 /// An undo that is ready to be carried out.
@@ -77,7 +77,7 @@ pub async fn prepare_undo(
     let is_gone = now.iter().all(|tenant| tenant.id != set.tenant.id);
     let gone = is_gone.then_some(&set.tenant);
     let (place, map) = place_and_map(&place, &set.tenant, gone).await?;
-    let erasures = without_erased(installation, &place, &mut set, &stored).await?;
+    let erasures = without_erased(installation, &place, &map, &mut set, &stored).await?;
     let mut execution = Execution {
         by,
         plan: TenantPlan {
@@ -125,24 +125,23 @@ pub async fn prepare_undo(
 async fn without_erased(
     installation: &Installation,
     place: &Place,
+    map: &TenancyMap,
     set: &mut ChangeSet,
     stored: &Path,
 ) -> Result<AppliedErasures, TenantError> {
     let mut entries = erase::erasures(installation, &place.workload).await?;
-    entries.retain(|entry| entry.tenant.id == set.tenant.id);
+    entries.retain(|entry| entry.tenant.is(&set.tenant.id));
     if entries.is_empty() {
         return Ok(AppliedErasures::default());
     }
     let mut live = rows::session(&place.live, "the live database").await?;
-    let catalog = CatalogRows::read(&mut live).await?;
+    let tenant = set.tenant.clone();
+    let owner = Ownership {
+        map,
+        tenant: &tenant,
+    };
+    let applied = take_out(&mut live, &owner, set, stored, &place.database(), &entries).await?;
     rows::close(live).await;
-    let (mut changed, stored, database) = (set.clone(), stored.to_owned(), place.database());
-    let (changed, applied) = blocking("leave out what was erased", move || {
-        let applied = take_out(&mut changed, &stored, &database, &catalog, &entries)?;
-        Ok((changed, applied))
-    })
-    .await?;
-    *set = changed;
     Ok(applied)
 }
 

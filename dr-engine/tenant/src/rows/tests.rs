@@ -22,6 +22,7 @@ mod schemas;
 mod strays;
 mod surroundings;
 mod take_back;
+mod take_out;
 mod wild;
 mod work;
 
