@@ -178,13 +178,8 @@ async fn canonical(
     let mut texts = Vec::new();
     for (column, value) in columns.iter().zip(key) {
         let of = type_of(table, column);
-        // Blanks at its end are no part of such a value, and a cast would cut one that is too long.
-        if of.starts_with("character(") || of == "bpchar" {
-            texts.push(value.trim_end_matches(' ').to_owned());
-            continue;
-        }
-        if of.starts_with("text") || of.starts_with("character") {
-            texts.push(value);
+        if let Some(text) = as_given(of, &value) {
+            texts.push(text);
             continue;
         }
         let query = format!("select {}::{of}::text", literal(&value));
@@ -201,6 +196,15 @@ async fn canonical(
         })?);
     }
     Ok(texts)
+}
+
+/// The text of a value whose type is text of some kind. A cast would cut one that is too long; blanks at the end of
+/// a `character(n)` are no part of it.
+fn as_given(of: &str, value: &str) -> Option<String> {
+    if of.starts_with("character(") || of == "bpchar" {
+        return Some(value.trim_end_matches(' ').to_owned());
+    }
+    (of.starts_with("text") || of.starts_with("character")).then(|| value.to_owned())
 }
 
 /// `t` has this key. Whole numbers and uuids are compared as such, so that the index serves.
@@ -270,7 +274,7 @@ async fn with_condition(
 
 #[cfg(test)]
 mod tests {
-    use super::split;
+    use super::{as_given, split};
 
     #[test]
     fn keys_are_parted_by_commas_and_their_values_by_strokes() {
@@ -281,6 +285,20 @@ mod tests {
             (r"a\,b\/c\\", vec![vec![r"a,b/c\"]]),
         ] {
             assert_eq!(split(text), keys, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_text_is_taken_as_it_is_given_but_for_blanks_that_its_type_ignores() {
+        for (of, value, text) in [
+            ("character(8)", "A12  ", Some("A12")),
+            ("bpchar", "A12 ", Some("A12")),
+            ("character varying(8)", "A12  ", Some("A12  ")),
+            ("text", " A12 ", Some(" A12 ")),
+            ("boolean", "yes", None),
+            ("numeric(10,2)", "7", None),
+        ] {
+            assert_eq!(as_given(of, value).as_deref(), text, "{of}");
         }
     }
 }
