@@ -330,6 +330,25 @@ pub(crate) fn erased_paths(
 mod ids {
     use super::*;
 
+    /// As it is stored. Never edited: what was recorded has to be understood for ever.
+    #[test]
+    fn a_tenant_is_stored_as_it_was_before() {
+        let mut tenant = ErasedTenant {
+            id: "7".to_owned(),
+            name: "ACME".to_owned(),
+            id_type: Some("integer".to_owned()),
+        };
+        let typed = r#"{"id":"7","name":"ACME","id_type":"integer"}"#;
+        assert_eq!(serde_json::to_string(&tenant).unwrap(), typed);
+        assert_eq!(serde_json::from_str::<ErasedTenant>(typed).unwrap(), tenant);
+        tenant.id_type = None;
+        let untyped = r#"{"id":"7","name":"ACME"}"#;
+        assert_eq!(
+            serde_json::from_str::<ErasedTenant>(untyped).unwrap(),
+            tenant
+        );
+    }
+
     #[test]
     fn an_id_is_the_same_however_it_is_written() {
         let is = |id: &str, id_type: Option<&str>, other: &str| {
