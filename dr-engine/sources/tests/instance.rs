@@ -169,7 +169,8 @@ fn hold_a_folder_when_asked() {
     let folder = ProcessFolder::create(&KIND, &place, "a", run_as.as_ref()).unwrap();
     let data = place.join("data");
     std::os::unix::fs::symlink(&data, folder.path().join("data")).unwrap();
-    let options = StartOptions::new(&Home::bin(), &data, run_as, free_port());
+    let mut options = StartOptions::new(&Home::bin(), &data, run_as, free_port());
+    options.socket_directory = Some(folder.path().to_owned());
     let _server = PostgresInstance::start(options).unwrap();
     writeln!(std::io::stdout(), "{HELD}").unwrap();
     loop {
@@ -202,12 +203,13 @@ fn what_a_killed_process_left_is_cleared_away_with_its_server_and_nothing_before
     // Stops it, should anything be wrong below.
     let server = server.unwrap();
 
-    // Of somebody else, who leads us to a server that is not his.
-    if home.run_as.is_some() {
+    // Of somebody else, who leads us to a server that is not his; and one whose data is served by another by now.
+    for owner in [None, home.run_as.as_ref()] {
         let foreign = place.join("dr-held-b");
         std::fs::create_dir(&foreign).unwrap();
         std::fs::write(foreign.join("owner"), NOBODY).unwrap();
         std::os::unix::fs::symlink(home.data(), foreign.join("data")).unwrap();
+        give(&foreign, owner).unwrap();
         ProcessFolder::clear_left_behind(
             &FolderKind {
                 is_id: |id| id == "b",

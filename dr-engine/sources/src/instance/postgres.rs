@@ -301,8 +301,9 @@ impl PostgresInstance {
     /// to another server by now than the one which that process started with its sockets here.
     #[must_use]
     pub fn listens_below(&self, folder: &Path) -> bool {
+        let real = |path: &Path| std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
         let sockets = self.socket_directory.as_deref();
-        sockets.is_some_and(|sockets| sockets.starts_with(folder))
+        sockets.is_some_and(|sockets| real(sockets).starts_with(real(folder)))
     }
 
     /// A connection URL for one of its databases: by the socket if it has one, else by loopback.

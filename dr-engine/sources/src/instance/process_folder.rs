@@ -141,21 +141,23 @@ fn clear(kind: &FolderKind, path: PathBuf, name: &str) {
     let Verdict::Dead(lock) = judge(&path) else {
         return;
     };
+    let elsewhere = (kind.elsewhere)(name);
     if let Some(server) = kind.server
-        && let Err(error) = stop(&path, server)
+        && let Err(error) = stop(&path, server, elsewhere.as_deref())
     {
         tracing::warn!(path = %path.display(), %error, "a server left behind does not stop");
         return;
     }
     drop(ProcessFolder {
         path,
-        elsewhere: (kind.elsewhere)(name),
+        elsewhere,
         _lock: lock,
     });
 }
 
-/// Stops the server that a dead process left, if it runs.
-fn stop(path: &Path, server: &str) -> Result<(), SourceError> {
+/// Stops the server that a dead process left, if it runs: the one whose sockets are in its folder, or where they go
+/// with it. What is reached by a link may have been started by somebody else since, to be used.
+fn stop(path: &Path, server: &str, elsewhere: Option<&Path>) -> Result<(), SourceError> {
     let data = path.join(server);
     // In a place where anybody may make folders, a link in one must not end somebody else's server.
     let owner = |path: &Path| std::fs::metadata(path).map(|found| found.uid()).ok();
@@ -163,7 +165,13 @@ fn stop(path: &Path, server: &str) -> Result<(), SourceError> {
         return Ok(());
     }
     match PostgresInstance::attach(&data) {
-        Ok(running) => running.stop(StopMode::Immediate),
+        Ok(running) => {
+            let mut own = std::iter::once(path).chain(elsewhere);
+            match own.any(|folder| running.listens_below(folder)) {
+                true => running.stop(StopMode::Immediate),
+                false => Ok(()),
+            }
+        }
         Err(_) => Ok(()),
     }
 }
