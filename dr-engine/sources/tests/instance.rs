@@ -217,7 +217,8 @@ fn what_a_killed_process_left_is_cleared_away_with_its_server_and_nothing_before
             },
             place,
         );
-        assert!(!foreign.exists() && server.is_running());
+        assert!(!foreign.exists(), "{owner:?}");
+        assert!(server.is_running(), "{owner:?}");
     }
 
     assert!(folder.exists() && server.is_running());

@@ -169,7 +169,11 @@ fn stop(path: &Path, server: &str, elsewhere: Option<&Path>) -> Result<(), Sourc
             let mut own = std::iter::once(path).chain(elsewhere);
             match own.any(|folder| running.listens_below(folder)) {
                 true => running.stop(StopMode::Immediate),
-                false => Ok(()),
+                // Its handle would stop it when it goes.
+                false => {
+                    running.leave_running();
+                    Ok(())
+                }
             }
         }
         Err(_) => Ok(()),
