@@ -151,8 +151,14 @@ async fn cluster(
         }
         put_back::close_to_clients(&folder).map_err(source_error("close the restored cluster"))?;
     }
-    let (applied, reached) =
-        erasure::settle(installation, plan, &folder, progress, &cancel).await?;
+    let (applied, reached) = Box::pin(erasure::settle(
+        installation,
+        plan,
+        &folder,
+        progress,
+        &cancel,
+    ))
+    .await?;
     done.notes.push(format!(
         "recovered privately to {} and shut down: it is on timeline {} and starts without recovery, and its files \
          are no longer those of its backup_manifest",

@@ -90,12 +90,12 @@ impl Bench<'_> {
         );
         request.as_primary = step.as_primary;
         let plan = dr_restore::plan(self.installation, &request).await?;
-        let outcome = dr_restore::execute(
+        let outcome = Box::pin(dr_restore::execute(
             self.installation,
             &plan,
             self.progress.clone(),
             self.cancel.clone(),
-        )
+        ))
         .await?;
         let place = outcome.folder.as_ref().map_or_else(
             || "into its server".to_owned(),
@@ -128,12 +128,12 @@ impl Bench<'_> {
             port: None,
             timeout,
         };
-        let started = dr_restore::start(
+        let started = Box::pin(dr_restore::start(
             self.installation,
             &request,
             self.progress.clone(),
             self.cancel.clone(),
-        )
+        ))
         .await?;
         let last = started.reached.last_commit_time.map_or_else(
             || "no commit replayed".to_owned(),
@@ -164,12 +164,12 @@ impl Bench<'_> {
             on_conflict: OnConflict::Abort,
             by: Some("a runbook".to_owned()),
         };
-        let prepared = dr_tenant::prepare(
+        let prepared = Box::pin(dr_tenant::prepare(
             self.installation,
             &request,
             self.progress.clone(),
             self.cancel.clone(),
-        )
+        ))
         .await?;
         let report = prepared
             .apply(Writing::default(), self.progress.clone())

@@ -83,14 +83,14 @@ pub async fn prepare(
         "bringing back {} at {}",
         registry.workload, request.target
     ));
-    let mut scratch = dr_restore::scratch(
+    let mut scratch = Box::pin(dr_restore::scratch(
         installation,
         &registry.workload,
         &target,
         &work::base(),
         Arc::clone(&progress),
         cancel.clone(),
-    )
+    ))
     .await
     .map_err(TenantError::Restore)?;
     let (tenant, note) = at_target(&registry, &scratch, live_tenant, &request.tenant).await?;
@@ -432,7 +432,8 @@ impl Prepared {
         execution.writing = writing;
         let hooks = Hooks::of(&execution);
         let work = restore(execution, &scratch, &hooks, progress.as_ref());
-        let report = hooks.around(progress.as_ref(), work).await?;
+        // A future of this depth is more than a compiler lays out in one piece.
+        let report = Box::pin(hooks.around(progress.as_ref(), work)).await?;
         blocking("remove the scratch instance", move || {
             drop(scratch);
             Ok(())
@@ -461,7 +462,7 @@ async fn restore(
             execution.plan.warnings.push(note.to_owned());
         }
     }
-    let mut done = apply_or_plan_again(&mut execution, scratch, progress).await?;
+    let mut done = Box::pin(apply_or_plan_again(&mut execution, scratch, progress)).await?;
     done.report.proof.extend(ran);
     if let Some(committed) = &done.committed {
         let scratch_options = scratch.connect_options(&execution.place.database());

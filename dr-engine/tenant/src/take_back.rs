@@ -337,9 +337,7 @@ impl PreparedUndo {
         execution.writing = writing;
         let hooks = Hooks::of(&execution);
         progress.note(&format!("undoing for {}", execution.set.tenant.name));
-        hooks
-            .around(progress.as_ref(), take_back(execution, &hooks))
-            .await
+        Box::pin(hooks.around(progress.as_ref(), take_back(execution, &hooks))).await
     }
 }
 
