@@ -10,6 +10,7 @@ use dr_sources::instance::{InitdbOptions, PostgresInstance, RunAs, StartOptions,
 
 use super::*;
 
+mod beside;
 mod erp;
 mod faults;
 mod judge;

@@ -9,6 +9,7 @@ use std::panic::AssertUnwindSafe;
 
 use futures::FutureExt;
 
+use super::beside::{assert_refreshed, held, objects, objects_after};
 use super::judge::{
     Contents, Effect, Surroundings, after, assert_same, common_columns, contents, later_values,
     people, tell,
@@ -57,11 +58,14 @@ async fn make(bench: &mut Bench, seed: u64) -> Case {
     let data = schema.insert(&TENANTS, 6, "'n' || n");
     bench.sql("live", &data).await;
     bench.sql("live", &schema.insert_others()).await;
+    bench.sql("live", &schema.insert_documents(&["0"])).await;
+    bench.sql("live", &schema.insert_documents(&TENANTS)).await;
     let victim = TENANTS[dice.roll(4)];
     let mut stray = Stray::random(&schema, &mut dice, victim);
     if let Some(stray) = &stray {
         stray.before_the_target(bench, &schema, &mut dice).await;
     }
+    bench.sql("live", schema.refresh()).await;
     bench.keep("then_").await;
     live_on(bench, &schema, &mut dice, victim).await;
     let happened = match &mut stray {
@@ -309,6 +313,9 @@ async fn one(bench: &mut Bench, seed: u64) -> Tally {
     let others = now(false).await;
     let surroundings = Surroundings::read(bench).await;
     let later = later_values(bench, &schema, victim).await;
+    let former = objects(bench, "live").await;
+    let documents = objects_after(bench, &schema, victim).await;
+    let view = held(bench, &schema).await;
 
     let mut seen = Seen {
         bench,
@@ -331,8 +338,10 @@ async fn one(bench: &mut Bench, seed: u64) -> Tally {
         let former = later.get(&row).copied().unwrap_or(value);
         assert_eq!(value, former, "{row} lost what it had in a new column");
     }
+    assert_eq!(objects(bench, "live").await, documents);
     let (map, set) = (&done.map, &done.compared.set);
     bench.prove(map, set, &done.committed).await;
+    assert_refreshed(bench, &schema, set, view).await;
 
     let is_used = dice.one_in(3) && assert_kept(&seen, map).await;
     let others = now(false).await;
@@ -342,6 +351,7 @@ async fn one(bench: &mut Bench, seed: u64) -> Tally {
     assert_same(&seen.before, &now(true).await, "the undo is not exact");
     let expected = after(&others, &effects);
     assert_same(&expected, &now(false).await, "the undo hurt others");
+    assert_eq!(objects(bench, "live").await, former);
     let wrong = surroundings.wrong(bench, &schema).await;
     assert_eq!(wrong, Vec::<String>::new());
     if stray.is_none() {
@@ -371,33 +381,81 @@ fn seeds() -> std::ops::Range<u64> {
     }
 }
 
-#[tokio::test]
+/// What came of some schemas.
+#[derive(Default)]
+struct Seeds {
+    classes: BTreeMap<&'static str, u64>,
+    others: usize,
+    failed: Vec<u64>,
+}
+
+/// Schemas of these numbers, on a server of their own.
 #[allow(
     clippy::print_stderr,
-    reason = "how many schemas had each class is to be seen"
+    reason = "which schema hangs or fails is to be seen"
 )]
-async fn whatever_the_schema_the_tenant_is_as_it_was_and_others_as_they_are() {
-    let seeds = seeds();
+async fn some(seeds: impl Iterator<Item = u64>) -> Seeds {
     let mut bench = Bench::start(tenancy("", &[]), &[]);
-    let all = CLASSES.into_iter().chain(EVENTS);
-    let mut classes: BTreeMap<&str, u64> = all.map(|class| (class, 0)).collect();
-    let (schemas, mut others, mut failed) = (seeds.end - seeds.start, 0, Vec::new());
+    let mut found = Seeds::default();
     for seed in seeds {
         eprintln!("schema {seed}");
         match AssertUnwindSafe(one(&mut bench, seed)).catch_unwind().await {
             Ok(tally) => {
-                others += tally.others;
+                found.others += tally.others;
                 for class in tally.classes {
-                    *classes.get_mut(class).unwrap() += 1;
+                    *found.classes.entry(class).or_default() += 1;
                 }
             }
-            Err(_) => failed.push(seed),
+            Err(_) => found.failed.push(seed),
         }
     }
+    found
+}
+
+/// The long run has the machine to itself and uses all of it.
+fn workers() -> usize {
+    match std::env::var_os("DR_TEST_LONG") {
+        Some(_) => std::thread::available_parallelism().map_or(1, usize::from),
+        None => 1,
+    }
+}
+
+#[test]
+#[allow(
+    clippy::print_stderr,
+    reason = "how many schemas had each class is to be seen"
+)]
+fn whatever_the_schema_the_tenant_is_as_it_was_and_others_as_they_are() {
+    let (seeds, workers) = (seeds(), workers());
+    let schemas = seeds.end - seeds.start;
+    let work = |first: usize| {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(some(seeds.clone().skip(first).step_by(workers)))
+    };
+    let parts: Vec<Seeds> = std::thread::scope(|scope| {
+        let work = &work;
+        let parts: Vec<_> = (0..workers)
+            .map(|first| scope.spawn(move || work(first)))
+            .collect();
+        parts.into_iter().map(|part| part.join().unwrap()).collect()
+    });
+    let of_class = |class: &str| {
+        parts
+            .iter()
+            .filter_map(|part| part.classes.get(class))
+            .sum()
+    };
+    let all = CLASSES.into_iter().chain(EVENTS);
+    let classes: BTreeMap<&str, u64> = all.map(|class| (class, of_class(class))).collect();
     for (class, count) in &classes {
         eprintln!("{count:5} of {schemas} schemas: {class}");
     }
+    let others: usize = parts.iter().map(|part| part.others).sum();
     eprintln!("{others:5} rows written by others during restores and undos");
+    let failed: BTreeSet<u64> = parts.into_iter().flat_map(|part| part.failed).collect();
     assert!(failed.is_empty(), "DR_TEST_SEED=N with N of {failed:?}");
     assert!(others > 0, "nobody else wrote");
     let least = classes.values().min().copied().unwrap_or(0);
@@ -425,6 +483,7 @@ async fn planted_bugs_are_caught_within_a_hundred_schemas() {
         "foreign-key-unchecked",
         "undo-from-a-stale-image",
         "touch-other-tenant",
+        "large-objects-of-changed-rows-only",
     ] {
         fault::PLANTED.set(bug);
         let mut caught = None;

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use dr_config::{DirectBy, Names, OtherId, Polymorphic, ViaBy};
 
+use super::beside::{FOREIGN, MATERIALIZED, VIEW, Watch};
 use super::*;
 
 /// A small generator: what is made depends on the seed alone.
@@ -85,6 +86,15 @@ pub(super) enum Owner {
 }
 
 impl Owner {
+    /// The column that says whose a row is, where there is one.
+    pub(super) fn column(&self) -> Option<&'static str> {
+        match self {
+            Self::Column | Self::EnumColumn => Some("org_id"),
+            Self::NullableColumn | Self::ForeignColumn | Self::TextColumn => Some("\"OrgId\""),
+            _ => None,
+        }
+    }
+
     fn is_direct(&self) -> bool {
         match self {
             Self::Column
@@ -121,10 +131,13 @@ pub(super) struct Table {
     pub(super) grows: bool,
     /// It loses a column after the target.
     pub(super) shrinks: bool,
+    /// Its rows refer to large objects.
+    pub(super) has_documents: bool,
 }
 
 pub(super) struct Schema {
     pub(super) tables: Vec<Table>,
+    pub(super) watch: Option<Watch>,
 }
 
 impl Schema {
@@ -173,6 +186,7 @@ impl Schema {
             tables.push(Table {
                 name: format!("t{number}"),
                 key,
+                has_documents: owner != Owner::Shared && dice.one_in(5),
                 owner,
                 refers_to_itself: key.can_be_referred_to() && dice.one_in(3),
                 back: None,
@@ -195,11 +209,16 @@ impl Schema {
                 tables[parent].back = Some(place);
             }
         }
-        Self { tables }
+        let watch = dice.one_in(3).then(|| Watch::random(dice, tables.len()));
+        Self { tables, watch }
     }
 
     pub(super) fn classes(&self) -> impl Iterator<Item = &'static str> {
-        self.tables.iter().flat_map(Table::classes)
+        let watched = self
+            .watch
+            .iter()
+            .flat_map(|_| [VIEW, MATERIALIZED, FOREIGN]);
+        self.tables.iter().flat_map(Table::classes).chain(watched)
     }
 
     /// A table as it stands in FROM, without what inherits from it.
@@ -290,6 +309,7 @@ impl Schema {
                 .unwrap();
             }
         }
+        sql.push_str(&self.ddl_beside());
         sql
     }
 
@@ -345,6 +365,9 @@ impl Schema {
         if table.shrinks {
             more.push_str(", former text default 'f'");
         }
+        if table.has_documents {
+            more.push_str(", doc oid");
+        }
         let partition = match table.key {
             Key::Dated => " partition by range (at)",
             _ => "",
@@ -380,6 +403,11 @@ impl Schema {
             ("s.org".to_owned(), TenantTable::Direct("id".into())),
             ("s.audit".to_owned(), TenantTable::Ignored),
         ];
+        // It has the tenant column, and nobody knows what it held: the map wants to be told.
+        tables.extend(
+            self.watch
+                .map(|_| ("s.elsewhere".to_owned(), TenantTable::Ignored)),
+        );
         let other = |column: &str, id: &str| {
             TenantTable::Direct(DirectBy::OtherId(OtherId {
                 column: column.to_owned(),
@@ -498,6 +526,7 @@ impl Table {
                 "column added since, no key",
             ),
             (self.shrinks, "column dropped since"),
+            (self.has_documents, "large objects"),
         ];
         found.extend(more.iter().filter(|(has, _)| *has).map(|(_, class)| *class));
         found
@@ -505,7 +534,7 @@ impl Table {
 }
 
 /// Every class that a table can have.
-pub(super) const CLASSES: [&str; 30] = [
+pub(super) const CLASSES: [&str; 34] = [
     "nullable foreign key",
     "foreign key",
     "declared, of another type",
@@ -536,4 +565,8 @@ pub(super) const CLASSES: [&str; 30] = [
     "column added since",
     "column added since, no key",
     "column dropped since",
+    "large objects",
+    VIEW,
+    MATERIALIZED,
+    FOREIGN,
 ];

@@ -16,7 +16,7 @@ struct Source {
 }
 
 /// Rows that nothing is done to but what the test does to them ([`super::strays`]).
-const PLAIN: &str = "note is distinct from 'stray'";
+pub(super) const PLAIN: &str = "note is distinct from 'stray'";
 
 impl Schema {
     /// What makes new rows of a table these tenants': none for what is everybody's.
@@ -362,6 +362,7 @@ impl Schema {
                 .unwrap();
             }
         }
+        sql.push_str(&self.spoil_documents(dice, tenant));
         for (place, table) in self.tables.iter().enumerate().rev() {
             let name = &table.name;
             let own = format!("{} and {PLAIN}", self.of(place, tenant));
