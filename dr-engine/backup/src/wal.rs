@@ -46,6 +46,15 @@ pub const PUSH_TIMEOUT: Duration = Duration::from_secs(120);
 /// A fetch not done by then has failed; recovery stops and can be started again.
 pub const FETCH_TIMEOUT: Duration = Duration::from_secs(120);
 
+/// How a file is handed to a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Flushing {
+    /// Durable before it has its name: recovery may go on from there after a crash of the machine.
+    Each,
+    /// Not flushed: the server runs without `fsync` and is thrown away.
+    Spared,
+}
+
 /// No WAL segment is larger (`--wal-segsize`, 1 MiB to 1 GiB).
 pub(crate) const WAL_FILE_BYTES_MAX: u64 = 1 << 30;
 

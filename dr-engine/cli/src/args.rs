@@ -171,6 +171,9 @@ pub(crate) enum WalCommand {
         /// The workload; may be left out when the configuration has one PostgreSQL workload.
         #[arg(long)]
         workload: Option<String>,
+        /// The server is thrown away: nothing is flushed.
+        #[arg(long, hide = true)]
+        spare_flushes: bool,
     },
     /// Fetches segments before recovery asks for them; started by `fetch`.
     #[command(hide = true)]
@@ -192,6 +195,9 @@ pub(crate) enum WalCommand {
         /// The workload; may be left out when the configuration has one PostgreSQL workload.
         #[arg(long)]
         workload: Option<String>,
+        /// The server is thrown away: nothing is flushed.
+        #[arg(long)]
+        spare_flushes: bool,
     },
     /// Receives the WAL of a workload as it is written, until it is stopped, beginning again after every
     /// failure. `dr serve` does the same for workloads that have `stream`.

@@ -31,6 +31,8 @@ pub(crate) use clearing::{Folder, clear_left_behind};
 
 /// Recovery of a scratch server that is not over by then has failed.
 const RECOVERY_TIMEOUT: Duration = Duration::from_secs(3600);
+/// What a private server's shared buffers have at least, as PostgreSQL sets them by itself, and at most.
+const SHARED_BUFFERS_MB: (u64, u64) = (128, 512);
 /// `sun_path` of unix(7) is short; a deeper folder gets its socket elsewhere.
 const SOCKET_FOLDER_BYTES_MAX: usize = 80;
 
@@ -320,6 +322,12 @@ pub(crate) fn private_server(
     options.wait_for = WaitFor::ReadWrite;
     options.superuser = superuser.to_owned();
     options.settings = scratch_settings();
+    options.settings.extend([
+        ("shared_buffers".to_owned(), shared_buffers()),
+        // A tenant's rows lie on pages all over, which are on the disk and not in memory.
+        ("effective_io_concurrency".to_owned(), "64".to_owned()),
+        ("maintenance_io_concurrency".to_owned(), "64".to_owned()),
+    ]);
     let own = [
         ("config_file", config),
         ("hba_file", hba),
@@ -336,6 +344,23 @@ pub(crate) fn private_server(
         (options.settings).push((setting.to_owned(), "on".to_owned()));
     }
     Ok(options)
+}
+
+/// An eighth of the memory that is free, within bounds: recovery writes each page out once instead of again and again,
+/// and the machine is usually the live server's.
+fn shared_buffers() -> String {
+    let told = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    format!("{}MB", eighth_of_available(&told))
+}
+
+/// In MB, from what `/proc/meminfo` says (proc(5)).
+fn eighth_of_available(told: &str) -> u64 {
+    let available = told
+        .lines()
+        .find_map(|line| line.strip_prefix("MemAvailable:"));
+    let kib = available.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok());
+    let eighth = kib.map_or(0, |kib| kib / 1024 / 8);
+    eighth.clamp(SHARED_BUFFERS_MB.0, SHARED_BUFFERS_MB.1)
 }
 
 /// Whether a tablespace lies in the data directory: recovery does not end with one unless it is allowed.
@@ -369,4 +394,18 @@ pub(crate) async fn superuser(options: &ConnectOptions) -> Result<String, Restor
             source,
         },
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shared_buffers_are_a_part_of_what_is_free() {
+        let told = |kib: u64| format!("MemTotal: 1 kB\nMemAvailable:   {kib} kB\nBuffers: 2 kB\n");
+        assert_eq!(eighth_of_available(&told(2 << 20)), 256);
+        assert_eq!(eighth_of_available(&told(64 << 20)), 512);
+        assert_eq!(eighth_of_available(&told(100 << 10)), 128);
+        assert_eq!(eighth_of_available("MemTotal: 1 kB"), 128);
+    }
 }

@@ -25,10 +25,12 @@ mod capture;
 mod compare;
 mod early;
 mod flush;
+mod past_cache;
 mod put_back;
 
 pub use capture::{ATTEMPTS, CaptureSummary, capture, capture_selected};
 pub use compare::{Difference, DifferenceKind, Expected, crc32c_of_file, differences};
 pub use early::EarlyWrites;
 pub use flush::Flush;
+pub use past_cache::PastCache;
 pub use put_back::{FolderWriter, safe_path};

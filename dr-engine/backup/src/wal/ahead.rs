@@ -2,7 +2,7 @@
 //!
 //! PostgreSQL calls `restore_command` for one segment at a time and waits. From the second segment in a row on,
 //! the first call that finds nothing prepared starts a helper; it fetches a few segments ahead into a folder
-//! beside the place where PostgreSQL wants them, each whole, verified and durable before it has its name,
+//! beside the place where PostgreSQL wants them, each whole, verified and (of a server that is kept) durable before it has its name,
 //! and later calls only rename. The helper ends with the recovery, and removes the folder.
 //!
 //! Nothing rests on it. Only whole segments are prepared, whose content never changes; what is not there
@@ -20,7 +20,7 @@ use dr_model::{WalFileName, WorkloadName};
 use dr_store::Repository;
 use sha2::{Digest, Sha256};
 
-use super::identity;
+use super::{Flushing, identity};
 use crate::BackupError;
 use crate::error::{file_error, store_error};
 
@@ -205,7 +205,13 @@ impl Spool {
     }
 
     /// Keeps a segment, while the folder is ours.
-    fn put(&self, name: &WalFileName, body: &[u8], lock: &File) -> io::Result<()> {
+    fn put(
+        &self,
+        name: &WalFileName,
+        body: &[u8],
+        flushing: Flushing,
+        lock: &File,
+    ) -> io::Result<()> {
         // A name of its own: should another helper take our place, neither writes into what the other does.
         let part = self
             .folder
@@ -213,8 +219,10 @@ impl Spool {
         let put = || {
             let mut file = File::options().write(true).create_new(true).open(&part)?;
             file.write_all(body)?;
-            // After a crash of the machine a name may be there without the content, were it given before.
-            file.sync_all()?;
+            if flushing == Flushing::Each {
+                // After a crash of the machine a name may be there without the content, were it given before.
+                file.sync_all()?;
+            }
             if !self.is_held(lock) {
                 return Err(io::Error::other("another helper has taken its place"));
             }
@@ -244,6 +252,8 @@ pub struct Ahead {
     pub segment_bytes: u64,
     /// Who asks for them.
     pub recovery: Recovery,
+    /// How they are kept.
+    pub flushing: Flushing,
 }
 
 /// Fetches ahead of recovery until that ends. Blocks.
@@ -322,7 +332,9 @@ fn follow(
             // It may have taken long, and recovery have ended.
             Some(_) if !ahead.recovery.runs() => break,
             Some(body) => {
-                spool.put(&next, &body, lock).map_err(failed())?;
+                spool
+                    .put(&next, &body, ahead.flushing, lock)
+                    .map_err(failed())?;
                 newest = next;
             }
             // The archive ends here, for now; recovery finds that out by itself.
@@ -391,7 +403,9 @@ mod tests {
         let (spool, lock) = spool(wal.path());
         let to = wal.path().join("RECOVERYXLOG");
         fs::write(spool.folder().join(DELIVERED), segment(6).to_string()).unwrap();
-        spool.put(&segment(7), b"content", &lock).unwrap();
+        spool
+            .put(&segment(7), b"content", Flushing::Each, &lock)
+            .unwrap();
         let name = segment(7).to_string();
         assert!(spool.take(&name, &to));
         assert_eq!(fs::read(&to).unwrap(), b"content");
@@ -409,10 +423,12 @@ mod tests {
         let wal = tempfile::tempdir().unwrap();
         let (spool, lock) = spool(wal.path());
         for number in 5..10 {
-            spool.put(&segment(number), b"x", &lock).unwrap();
+            spool
+                .put(&segment(number), b"x", Flushing::Spared, &lock)
+                .unwrap();
         }
         let other = WalFileName::of_number(9, dr_model::Timeline(2), BYTES);
-        spool.put(&other, b"x", &lock).unwrap();
+        spool.put(&other, b"x", Flushing::Spared, &lock).unwrap();
         assert_eq!(spool.prepared(&segment(7)).unwrap(), 2);
         let mut left: Vec<_> = fs::read_dir(spool.folder())
             .unwrap()
@@ -431,7 +447,9 @@ mod tests {
         fs::remove_file(spool.folder().join(LOCK)).unwrap();
         let _theirs = File::create(spool.folder().join(LOCK)).unwrap();
         assert!(!spool.is_held(&lock));
-        spool.put(&segment(7), b"content", &lock).unwrap_err();
+        spool
+            .put(&segment(7), b"content", Flushing::Each, &lock)
+            .unwrap_err();
         assert_eq!(fs::read_dir(spool.folder()).unwrap().count(), 1);
     }
 

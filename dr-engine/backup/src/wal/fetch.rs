@@ -9,20 +9,20 @@ use dr_model::{WalFileName, WorkloadName};
 use dr_store::Repository;
 use dr_wal::page::SegmentHeader;
 
-use super::{FETCH_TIMEOUT, identity, within};
+use super::{FETCH_TIMEOUT, Flushing, identity, within};
 use crate::BackupError;
 use crate::error::{file_error, store_error};
 
 /// What became of a fetch that got an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fetched {
-    /// The file is there, whole and durable.
+    /// The file is there, whole, and durable if that was asked for.
     Delivered,
     /// The repository answered and does not hold it.
     Absent,
 }
 
-/// Delivers one WAL file to `to`. Blocks.
+/// Delivers one WAL file to `to`, durably unless that is spared. Blocks.
 ///
 /// # Errors
 /// Whatever is neither delivery nor proven absence.
@@ -31,12 +31,13 @@ pub fn fetch(
     workload: Option<&WorkloadName>,
     name: &str,
     to: &Path,
+    flushing: Flushing,
 ) -> Result<Fetched, BackupError> {
     let (config, workload) = (config.to_owned(), workload.cloned());
     let (name, to) = (name.to_owned(), to.to_owned());
     within(FETCH_TIMEOUT, format!("fetching {name}"), move || {
         let installation = open_for_wal(&config)?;
-        deliver(&installation, workload.as_ref(), &name, &to)
+        deliver(&installation, workload.as_ref(), &name, (&to, flushing))
     })
 }
 
@@ -44,7 +45,7 @@ fn deliver(
     installation: &Installation,
     workload: Option<&WorkloadName>,
     name: &str,
-    to: &Path,
+    (to, flushing): (&Path, Flushing),
 ) -> Result<Fetched, BackupError> {
     let name: WalFileName = name.parse().map_err(|_| BackupError::BadWal {
         file: name.to_owned(),
@@ -72,7 +73,7 @@ fn deliver(
     let Some(body) = body else {
         return Ok(Fetched::Absent);
     };
-    write_durably(to, &body)?;
+    hand_over(to, &body, flushing)?;
     Ok(Fetched::Delivered)
 }
 
@@ -112,9 +113,9 @@ pub(super) fn streamed(
     Ok(Some(body))
 }
 
-/// Writes beside the target, makes it durable, and only then gives it the target's name: PostgreSQL
-/// never sees a part of it.
-fn write_durably(to: &Path, body: &[u8]) -> Result<(), BackupError> {
+/// Writes beside the target, makes it durable unless that is spared, and only then gives it the target's name:
+/// PostgreSQL never sees a part of it.
+fn hand_over(to: &Path, body: &[u8], flushing: Flushing) -> Result<(), BackupError> {
     let mut part_name = to.as_os_str().to_owned();
     part_name.push(".dr-part");
     let part = PathBuf::from(part_name);
@@ -129,6 +130,9 @@ fn write_durably(to: &Path, body: &[u8]) -> Result<(), BackupError> {
             .truncate(true)
             .open(&part)?;
         file.write_all(body)?;
+        if flushing == Flushing::Spared {
+            return fs::rename(&part, to);
+        }
         file.sync_all()?;
         drop(file);
         fs::rename(&part, to)?;

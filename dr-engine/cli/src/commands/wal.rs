@@ -13,7 +13,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dr_backup::wal::{
-    Ahead, Fetched, Recovery, Rescued, Spool, Standing, Standings, WalCheck, WalGap, WalStretch,
+    Ahead, Fetched, Flushing, Recovery, Rescued, Spool, Standing, Standings, WalCheck, WalGap,
+    WalStretch,
 };
 use dr_model::{Progress, WorkloadName};
 
@@ -46,7 +47,13 @@ pub(crate) fn run(command: &WalCommand, config: Option<&Path>, json: bool) -> Ex
             name,
             path,
             workload,
-        } => match fetch(config, workload.as_deref(), name, path) {
+            spare_flushes,
+        } => match fetch(
+            config,
+            workload.as_deref(),
+            (name, path),
+            flushing(*spare_flushes),
+        ) {
             Ok(Fetched::Delivered) => ExitCode::SUCCESS,
             Ok(Fetched::Absent) => ExitCode::from(FETCH_ABSENT),
             Err(failure) => {
@@ -61,6 +68,7 @@ pub(crate) fn run(command: &WalCommand, config: Option<&Path>, json: bool) -> Ex
             recovery,
             data_directory,
             workload,
+            spare_flushes,
         } => {
             let Some(recovery) = Recovery::of(*recovery, data_directory.clone()) else {
                 // It has ended already.
@@ -79,6 +87,7 @@ pub(crate) fn run(command: &WalCommand, config: Option<&Path>, json: bool) -> Ex
                 after,
                 segment_bytes: *segment_bytes,
                 recovery,
+                flushing: flushing(*spare_flushes),
             };
             match fetch_ahead(config, workload.as_deref(), &ahead) {
                 Ok(()) => ExitCode::SUCCESS,
@@ -127,8 +136,8 @@ fn push(
 fn fetch(
     config: Option<&Path>,
     workload: Option<&str>,
-    name: &str,
-    path: &Path,
+    (name, path): (&str, &Path),
+    flushing: Flushing,
 ) -> Result<Fetched, Failure> {
     let config = dr_config::Config::find(config)?;
     let workload = workload.map(str::parse).transpose()?;
@@ -136,17 +145,29 @@ fn fetch(
     if spool.take(name, path) {
         return Ok(Fetched::Delivered);
     }
-    begin_ahead(&config, workload.as_ref(), name, &spool);
-    let fetched = dr_backup::wal::fetch(&config, workload.as_ref(), name, path)?;
+    begin_ahead(&config, workload.as_ref(), (name, flushing), &spool);
+    let fetched = dr_backup::wal::fetch(&config, workload.as_ref(), name, path, flushing)?;
     if fetched == Fetched::Delivered {
         spool.delivered(name);
     }
     Ok(fetched)
 }
 
+fn flushing(spared: bool) -> Flushing {
+    match spared {
+        true => Flushing::Spared,
+        false => Flushing::Each,
+    }
+}
+
 /// Starts the helper that fetches the segments behind this one, where that is worth it. Should it not start,
 /// each segment is fetched when it is asked for.
-fn begin_ahead(config: &Path, workload: Option<&WorkloadName>, name: &str, spool: &Spool) {
+fn begin_ahead(
+    config: &Path,
+    workload: Option<&WorkloadName>,
+    (name, flushing): (&str, Flushing),
+    spool: &Spool,
+) {
     let Some(segment_bytes) = spool.wants_helper(name) else {
         return;
     };
@@ -168,6 +189,9 @@ fn begin_ahead(config: &Path, workload: Option<&WorkloadName>, name: &str, spool
     helper.arg("--data-directory").arg(&recovery.directory);
     if let Some(workload) = workload {
         helper.args(["--workload", workload.as_str()]);
+    }
+    if flushing == Flushing::Spared {
+        helper.arg("--spare-flushes");
     }
     // What the server holds open must not stay open for it, nor a signal to the server end it half way.
     helper

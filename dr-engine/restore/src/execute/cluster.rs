@@ -482,7 +482,12 @@ impl Job {
             extra.push(("port".to_owned(), port.to_string()));
         }
         let settings = RecoverySettings {
-            restore_command: restore_command(&binary, &self.config, &self.plan.workload),
+            restore_command: restore_command(
+                &binary,
+                &self.config,
+                &self.plan.workload,
+                self.purpose == Purpose::Scratch,
+            ),
             target,
             inclusive: !self.plan.exclusive,
             timeline: Some(replay.timeline),

@@ -30,13 +30,24 @@ fn word(text: &str) -> String {
     format!("'{}'", text.replace('\'', "'\\''").replace('%', "%%"))
 }
 
-/// `restore_command`: absolute and quoted, so that it works from any folder and in any shell.
-pub(super) fn restore_command(binary: &Path, config: &Path, workload: &WorkloadName) -> String {
+/// `restore_command`: absolute and quoted, so that it works from any folder and in any shell. For a server that is
+/// thrown away nothing needs to be flushed.
+pub(super) fn restore_command(
+    binary: &Path,
+    config: &Path,
+    workload: &WorkloadName,
+    is_thrown_away: bool,
+) -> String {
     format!(
-        "{} --config {} wal fetch --workload {} %f %p",
+        "{} --config {} wal fetch --workload {}{} %f %p",
         word(&binary.display().to_string()),
         word(&config.display().to_string()),
-        word(workload.as_str())
+        word(workload.as_str()),
+        if is_thrown_away {
+            " --spare-flushes"
+        } else {
+            ""
+        }
     )
 }
 
@@ -60,10 +71,16 @@ mod tests {
             Path::new("/opt/o'brien/dr"),
             Path::new("/etc/100%/dr.yaml"),
             &workload,
+            false,
         );
         assert_eq!(
             command,
             "'/opt/o'\\''brien/dr' --config '/etc/100%%/dr.yaml' wal fetch --workload 'erp' %f %p"
+        );
+        let thrown_away = restore_command(Path::new("/dr"), Path::new("/c"), &workload, true);
+        assert_eq!(
+            thrown_away,
+            "'/dr' --config '/c' wal fetch --workload 'erp' --spare-flushes %f %p"
         );
     }
 }

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use dr_model::{Progress, WorkloadName};
-use dr_sources::files::EarlyWrites;
+use dr_sources::files::{EarlyWrites, PastCache};
 use dr_sources::instance::{RunAs, give};
 use dr_sources::postgres::parts::{self, Assembly, FileSum, InOrder, PartedFile, PartsIndex};
 use dr_sources::postgres::put_back::{ManifestFile, Place, place};
@@ -28,6 +28,9 @@ use crate::threads;
 
 /// Between the repository's chunks and the file.
 const WRITE_BUFFER_BYTES: usize = 256 << 10;
+/// Files of this size and more of a cluster that is thrown away are written past the page cache: what is smaller,
+/// catalogs above all, is read at once.
+const PAST_CACHE_BYTES_MIN: u64 = 1 << 20;
 /// What is read at once of a file that was put together, and cut on the way.
 const READ_BUFFER_BYTES: usize = 1 << 20;
 
@@ -342,6 +345,15 @@ impl Writer<'_> {
             .open(path)
             .map_err(file_error("create", path))?;
         let sum = match parted {
+            // Of a cluster that is thrown away few pages are ever read.
+            None if matches!(self.durability, Durability::Spared)
+                && entry.size >= PAST_CACHE_BYTES_MIN =>
+            {
+                let mut direct = PastCache::to(&file, entry.size);
+                self.content(entry, &mut direct)?;
+                direct.finish().map_err(file_error("write", path))?;
+                None
+            }
             None => {
                 let mut buffered =
                     BufWriter::with_capacity(WRITE_BUFFER_BYTES, self.writing(&mut file));
