@@ -9,8 +9,8 @@ use crate::diff::SCHEMA;
 use crate::slice::Ownership;
 use crate::sql::{self, ident, literal};
 
-/// Keys looked up at a time.
-const KEYS_AT_A_TIME: u64 = 5_000;
+/// Blocks of changes whose keys are looked up at a time: some thousands of rows.
+const BLOCKS_AT_A_TIME: i64 = 64;
 /// Keys named in a message.
 const NAMED: usize = 5;
 
@@ -57,18 +57,22 @@ pub(crate) async fn taken(
         .map(|key| format!("k.k{}", key.place))
         .collect::<Vec<_>>()
         .join(", ");
-    let mut offset = 0;
-    while offset < changes.counts.insert {
-        let keys: String = sql::value(
-            scratch,
-            &format!(
-                "select json_agg(k)::text from (select {wanted} from {SCHEMA}.change_{} \
-                 where op = 'I' order by ctid offset {offset} limit {KEYS_AT_A_TIME}) k",
-                slice.number
-            ),
-            action(),
-        )
-        .await?;
+    let change = format!("{SCHEMA}.change_{}", slice.number);
+    let blocks =
+        format!("select pg_relation_size('{change}') / current_setting('block_size')::int8");
+    let blocks: i64 = sql::value(scratch, &blocks, action()).await?;
+    let mut block = 0;
+    while block < blocks {
+        let end = block + BLOCKS_AT_A_TIME;
+        // A range of places is read as such: sorting or counting off would read all of it each time.
+        let keys = format!(
+            "select json_agg(k)::text from (select {wanted} from {change} where op = 'I' \
+             and ctid >= '({block},0)'::tid and ctid < '({end},0)'::tid) k"
+        );
+        block = end;
+        let Some(keys) = sql::value::<Option<String>>(scratch, &keys, action()).await? else {
+            continue;
+        };
         let query = format!(
             "select array_agg(concat_ws(', ', {shown})) from json_to_recordset({}) as k({typed}) \
              join {} t on {matches} where ({}) is not true",
@@ -91,7 +95,6 @@ pub(crate) async fn taken(
             ));
             return Ok(());
         }
-        offset += KEYS_AT_A_TIME;
     }
     Ok(())
 }

@@ -143,6 +143,27 @@ fn is_common(table: &SliceTable, place: usize) -> bool {
     table.columns.get(place).is_some_and(|column| column.common)
 }
 
+/// `a.c0 = b.c0 and …` on the key.
+fn by_key(table: &SliceTable, a: &str, b: &str) -> String {
+    let on = table
+        .key
+        .iter()
+        .map(|key| format!("{a}.c{p} {} {b}.c{p}", key.operator, p = key.place));
+    on.collect::<Vec<_>>().join(" and ")
+}
+
+/// Whether two rows hold different values: other images, of which some still have the same text.
+fn differ(places: &[usize], a: &str, b: &str) -> String {
+    if places.is_empty() {
+        return "false".to_owned();
+    }
+    let (a, b) = (
+        numbered_record(a, "c", places),
+        numbered_record(b, "c", places),
+    );
+    format!("({a}::record operator(pg_catalog.*<>) {b}::record and {a}::text <> {b}::text)")
+}
+
 /// The difference as a query with the columns `op, o0…, n0…`.
 fn difference(table: &SliceTable) -> String {
     let number = table.number;
@@ -173,22 +194,8 @@ fn difference(table: &SliceTable) -> String {
             numbered("then")
         );
     }
-    let on = table
-        .key
-        .iter()
-        .map(|key| format!("l.c{p} {} t.c{p}", key.operator, p = key.place))
-        .collect::<Vec<_>>()
-        .join(" and ");
-    let differs = |places: &[usize]| {
-        if places.is_empty() {
-            return "false".to_owned();
-        }
-        let (l, t) = (
-            numbered_record("l", "c", places),
-            numbered_record("t", "c", places),
-        );
-        format!("({l}::record operator(pg_catalog.*<>) {t}::record and {l}::text <> {t}::text)")
-    };
+    let on = by_key(table, "l", "t");
+    let differs = |places: &[usize]| differ(places, "l", "t");
     let pinned = table.places(|column| column.common && column.pinned);
     format!(
         "select case when l.h is null then 'I' when t.h is null then 'D' when {} then 'R' else 'U' end as op, \
@@ -292,7 +299,7 @@ pub(crate) async fn compare(
     };
     let (rows_now, rows_then) = (at(4)?, at(5)?);
     let changed = changed_columns(scratch, &table).await?;
-    let samples = samples(scratch, &table).await?;
+    let samples = samples(scratch, &table, &counts).await?;
     let plan = TablePlan {
         table: table.table.to_string(),
         class: table.class.describe(),
@@ -353,7 +360,21 @@ async fn changed_columns(
 async fn samples(
     scratch: &mut PgConnection,
     table: &SliceTable,
+    counts: &Counts,
 ) -> Result<Vec<Sample>, TenantError> {
+    let there = [
+        (counts.insert, "('I')"),
+        (counts.update, "('U')"),
+        (counts.replace, "('R')"),
+        (counts.delete, "('D')"),
+    ];
+    let kinds: Vec<&str> = there
+        .into_iter()
+        .filter_map(|(count, kind)| (count > 0).then_some(kind))
+        .collect();
+    if kinds.is_empty() {
+        return Ok(Vec::new());
+    }
     let key_places: Vec<usize> = if table.key.is_empty() {
         (0..table.columns.len().min(3)).collect()
     } else {
@@ -393,8 +414,10 @@ async fn samples(
     let query = format!(
         "select case op when 'I' then 'insert' when 'D' then 'delete' else 'update' end, \
          array_to_string(array[{key}], ', '), array_to_string(array[{detail}]::text[], ', ') \
-         from (select *, row_number() over (partition by op) as dr_place from {SCHEMA}.change_{}) c \
-         where dr_place <= {SAMPLES} order by dr_place, op limit {SAMPLES}",
+         from (values {}) k(kind) cross join lateral \
+         (select *, row_number() over () as dr_place from {SCHEMA}.change_{} where op = k.kind limit {SAMPLES}) c \
+         order by dr_place, op limit {SAMPLES}",
+        kinds.join(", "),
         table.number
     );
     let rows = sql::rows(
@@ -460,6 +483,56 @@ pub(crate) async fn checksum(
     Ok(sum)
 }
 
+/// How many rows of `after_N` are not as they must be, how many of them others wrote since, and how many there are.
+fn remaining(table: &SliceTable, mode: Mode, condition: Option<&str>) -> String {
+    let number = table.number;
+    let common = table.places(|column| column.common);
+    let meant = |alias: &str| match condition {
+        None => "true".to_owned(),
+        Some(condition) => holds_of(table, condition, alias, "c"),
+    };
+    let (then, now) = (meant("t"), meant("a"));
+    let (after, before, on, differs) = match table.key.is_empty() {
+        false => (
+            format!("(select true as h, s.* from {SCHEMA}.after_{number} s)"),
+            format!("(select true as h, s.* from {SCHEMA}.then_{number} s)"),
+            by_key(table, "a", "t"),
+            differ(&common, "a", "t"),
+        ),
+        // Without a key rows are told apart by all that they hold, and counted.
+        true => {
+            let numbered = |name: &str| {
+                format!(
+                    "(select true as h, s.*, {image} as image, row_number() over (partition by {image}) as copy \
+                     from {SCHEMA}.{name}_{number} s)",
+                    image = format!("{}::text", numbered_record("s", "c", &common))
+                )
+            };
+            (
+                numbered("after"),
+                numbered("then"),
+                "a.image = t.image and a.copy = t.copy".to_owned(),
+                "false".to_owned(),
+            )
+        }
+    };
+    // In mode `missing` more rows than at the target are as they must be, and rows keep later changes: but
+    // every row of the target must be there.
+    let wrong = match mode {
+        Mode::Missing => format!("a.h is null and {then}"),
+        _ => format!(
+            "(a.h is null and {then}) or (t.h is null and {now} and not a.since) \
+             or ({differs} and (({then}) or ({now})) and not a.since)"
+        ),
+    };
+    format!(
+        "select count(*) filter (where {wrong}), \
+           count(*) filter (where a.since and (t.h is null or {differs}) and {now}), \
+           count(*) filter (where a.h and {now}) \
+         from {after} a full join {before} t on {on}"
+    )
+}
+
 /// Reads the tenant's rows of a table again and compares them with the target. A row that differs and
 /// was written by a later transaction than ours (`xid`) is somebody's new work, not our fault.
 pub(crate) async fn compare_again(
@@ -494,47 +567,9 @@ pub(crate) async fn compare_again(
         &what,
     )
     .await?;
-    let common = table.places(|column| column.common);
-    let image = |alias: &str| format!("{}::text", numbered_record(alias, "c", &common));
-    let numbered = |name: &str| {
-        format!(
-            "(select true as h, s.*, {image} as image, row_number() over (partition by {image}) as copy \
-             from {SCHEMA}.{name}_{number} s)",
-            image = image("s")
-        )
-    };
-    let there = |which: &str| {
-        if table.key.is_empty() {
-            return "false".to_owned();
-        }
-        let on = table
-            .key
-            .iter()
-            .map(|key| format!("x.c{p} {} t.c{p}", key.operator, p = key.place));
-        let on = on.collect::<Vec<_>>().join(" and ");
-        format!("exists (select from {SCHEMA}.after_{number} x where {which} and {on})")
-    };
-    // In mode `missing` more rows than at the target are as they must be, and rows keep later changes: but
-    // every row of the target must be there.
-    let meant = |alias: &str| match condition {
-        None => "true".to_owned(),
-        Some(condition) => holds_of(table, condition, alias, "c"),
-    };
-    let (then, now) = (meant("t"), meant("a"));
-    let wrong = match mode {
-        Mode::Missing => format!("a.h is null and {then} and not {}", there("true")),
-        _ => format!(
-            "(a.h is null and {then} and not {}) or (t.h is null and {now} and not a.since)",
-            there("x.since")
-        ),
-    };
-    let compared = format!(
-        "select count(*) filter (where {wrong}), \
-           count(*) filter (where a.since and t.h is null and {now}), count(*) filter (where a.h and {now}) \
-         from {} a full join {} t on a.image = t.image and a.copy = t.copy",
-        numbered("after"),
-        numbered("then")
-    );
+    let analyze = format!("analyze {SCHEMA}.after_{number}");
+    sql::run(scratch, &analyze, format!("reading {what}")).await?;
+    let compared = remaining(table, mode, condition);
     let rows = sql::rows(scratch, &compared, format!("comparing {what}")).await?;
     let row = rows
         .first()

@@ -34,6 +34,9 @@ const OUTCOME_PATIENCE: Duration = Duration::from_secs(30);
 /// Pause between two questions.
 const OUTCOME_PAUSE: Duration = Duration::from_millis(200);
 
+/// What one sort or hash may hold in memory in the scratch instance.
+const SCRATCH_WORK_MEM: &str = "64MB";
+
 /// Opens a session of this crate: see [`sql::SESSION`].
 pub(crate) async fn session(
     options: &ConnectOptions,
@@ -46,6 +49,15 @@ pub(crate) async fn session(
             source,
         })?;
     sql::run(&mut connection, sql::SESSION, "preparing the session").await?;
+    Ok(connection)
+}
+
+/// Opens a session in which a scratch instance compares: nobody else works there, and sorts and hashes of a tenant's
+/// rows need not go through files.
+async fn scratch_session(options: &ConnectOptions) -> Result<PgConnection, TenantError> {
+    let mut connection = session(&fault::moment(options), "the scratch instance").await?;
+    let room = format!("set work_mem = '{SCRATCH_WORK_MEM}'");
+    sql::run(&mut connection, &room, "preparing the session").await?;
     Ok(connection)
 }
 
@@ -153,7 +165,7 @@ pub(crate) async fn compare(
     progress: &dyn Progress,
     cancel: &CancellationToken,
 ) -> Result<Compared, TenantError> {
-    let mut scratch = session(&fault::moment(subject.scratch), "the scratch instance").await?;
+    let mut scratch = scratch_session(subject.scratch).await?;
     let mut live = session(subject.live, "the live database").await?;
     diff::begin(&mut scratch).await?;
     let begin = "begin isolation level repeatable read read only";
@@ -209,8 +221,9 @@ pub(crate) async fn compare(
         if found.counts.total() > 0 {
             diff::spool(&mut scratch, &found, folder).await?;
         }
+        let only_changes = condition.is_some() || fault::is("large-objects-of-changed-rows-only");
         wanted
-            .look(&mut scratch, &found.slice, condition.is_some())
+            .look(&mut scratch, &found.slice, only_changes)
             .await?;
         if found.counts.insert > 0 {
             conflicts::taken(&mut live, &mut scratch, &owner, &found, &mut refused).await?;
@@ -489,7 +502,7 @@ pub(crate) async fn look_again(
     committed: &Committed,
 ) -> Result<(ProofLine, Vec<TableContent>), TenantError> {
     let mut live = session(subject.live, "the live database").await?;
-    let mut scratch = session(&fault::moment(subject.scratch), "the scratch instance").await?;
+    let mut scratch = scratch_session(subject.scratch).await?;
     let begin = "begin isolation level repeatable read read only";
     sql::run(&mut live, begin, "reading the live database again").await?;
     let mut content = Vec::new();

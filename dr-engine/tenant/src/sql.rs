@@ -10,11 +10,12 @@ use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Executor, Row};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, BufWriter};
 
 use crate::TenantError;
 
-/// Pieces in which COPY data is sent.
+/// Pieces in which COPY data is sent and written. The server sends a message for each row: passed on one by one, they
+/// cost more than all the rest.
 const COPY_PIECE_BYTES: usize = 256 * 1024;
 
 /// Runs statements that return nothing.
@@ -103,16 +104,24 @@ pub(crate) async fn copy_across(
         .copy_in_raw(&format!("copy {into} from stdin"))
         .await
         .map_err(TenantError::sql(&writing))?;
+    let mut gathered = Vec::with_capacity(2 * COPY_PIECE_BYTES);
     while let Some(piece) = source.next().await {
-        let piece = match piece {
-            Ok(piece) => piece,
+        match piece {
+            Ok(piece) => gathered.extend_from_slice(&piece),
             Err(error) => {
                 // The first error is the one that matters; the abort only frees the connection.
                 drop(sink.abort("the source failed").await);
                 return Err(TenantError::sql(&reading)(error));
             }
-        };
-        sink.send(piece).await.map_err(TenantError::sql(&writing))?;
+        }
+        if gathered.len() >= COPY_PIECE_BYTES {
+            let piece = std::mem::take(&mut gathered);
+            sink.send(piece).await.map_err(TenantError::sql(&writing))?;
+        }
+    }
+    if !gathered.is_empty() {
+        let sent = sink.send(gathered).await;
+        sent.map_err(TenantError::sql(&writing))?;
     }
     sink.finish().await.map_err(TenantError::sql(&writing))?;
     Ok(())
@@ -142,13 +151,14 @@ pub(crate) async fn copy_to_file(
     path: &Path,
     what: &str,
 ) -> Result<Copied, TenantError> {
-    let mut file = tokio::fs::OpenOptions::new()
+    let file = tokio::fs::OpenOptions::new()
         .write(true)
         .create_new(true)
         .mode(0o600)
         .open(path)
         .await
         .map_err(TenantError::file("create", path))?;
+    let mut file = BufWriter::with_capacity(COPY_PIECE_BYTES, file);
     let with = match format {
         CopyFormat::Text => "",
         CopyFormat::Csv => " with (format csv, header)",
@@ -169,6 +179,7 @@ pub(crate) async fn copy_to_file(
     file.flush()
         .await
         .map_err(TenantError::file("write", path))?;
+    let file = file.into_inner();
     file.sync_all()
         .await
         .map_err(TenantError::file("write", path))?;
