@@ -45,6 +45,12 @@ def make_for_restore(folder: Path) -> Path:
     return folder
 
 
+def spread(folder: Path) -> None:
+    """Has ext4 place each new folder in it anew. Else the files of one restore go to where those of the one before were just
+    removed, and for five minutes each of their inodes is looked at and passed over: up to half of a program's time."""
+    subprocess.run(["chattr", "+T", folder], check=False, capture_output=True)
+
+
 def removed(folder: Path) -> None:
     """Removes a cluster that was just stopped: what fetched ahead for it clears away at the same time."""
     while folder.exists():
@@ -119,6 +125,7 @@ class Tool:
 
     def begin(self) -> None:
         measure.empty(self.folder)
+        spread(self.folder)
         self.repository.mkdir()
         (self.folder / "log").mkdir()
         self.configure()

@@ -13,7 +13,7 @@ moment, every one.
   tenant's rows of every table extracted by the server's own COPY; then, counted apart, loaded: in one transaction, with
   triggers and foreign keys off, the tenant's rows are deleted and the extracted ones copied in. Nothing is compared, kept
   for an undo, checked or proven. The restored server runs with 256 MB of shared buffers, as the live one, and writes its
-  files durably; the scratch instance of dr does not, since nobody keeps it.
+  files durably; the scratch instance of dr has up to 512 MB and does not, since nobody keeps it.
 
 Then dr once more for each tenant, watched and not timed: its memory and that of the PostgreSQL it starts; the locks it
 holds on tables, looked at every 50 ms; and how long the transactions of all other tenants take, 250 a second. For the first
@@ -36,7 +36,7 @@ from pathlib import Path
 
 import data
 import measure
-from clusters import ROOT, TOOLS, Dr, PgBackRest, Server, Tool, give, install_pgbackrest, judge, make_for_restore, removed
+from clusters import ROOT, TOOLS, Dr, PgBackRest, Server, Tool, give, install_pgbackrest, judge, make_for_restore, removed, spread
 from data import POSTGRES_BIN
 from watch import PROBES_PER_SECOND, Locks, Memory, Probes
 
@@ -164,6 +164,7 @@ class TenantDr(Dr):
     def configure(self) -> None:
         super().configure()
         (self.folder / "tmp").mkdir()
+        spread(self.folder / "tmp")
 
     def environment(self) -> dict[str, str]:
         # Where the scratch instance goes.
