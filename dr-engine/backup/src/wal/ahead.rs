@@ -2,8 +2,8 @@
 //!
 //! PostgreSQL calls `restore_command` for one segment at a time and waits. From the second segment in a row on,
 //! the first call that finds nothing prepared starts a helper; it fetches a few segments ahead into a folder
-//! beside the place where PostgreSQL wants them, each whole, verified and (of a server that is kept) durable before it has its name,
-//! and later calls only rename. The helper ends with the recovery, and removes the folder.
+//! beside the place where PostgreSQL wants them, each whole and verified before it has its name, and durable unless the
+//! server is thrown away; later calls only rename. The helper ends with the recovery, and removes the folder.
 //!
 //! Nothing rests on it. Only whole segments are prepared, whose content never changes; what is not there
 //! when it is asked for is fetched as if there were no helper; that a segment is in no archive is said by no
