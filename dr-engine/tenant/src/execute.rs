@@ -434,18 +434,19 @@ impl Execution {
             mut report,
             committed,
         } = done;
-        if let Some(committed) = &committed {
+        if let Some(committed) = committed {
             let source = &self.place.source;
             let line = rows::wal_agrees(
                 &self.place.live,
                 &source.data_directory,
                 source.bin_directory.as_deref(),
-                committed,
+                &committed,
             )
             .await;
             report.proof.push(line.unwrap_or_else(|error| {
                 crate::wal_count::line(ProofOutcome::NotMeasured, error.to_string())
             }));
+            drop(committed.kept);
         }
         report.finished = self.installation.clock.now();
         if report.undo_point.is_some() {

@@ -13,6 +13,7 @@ use dr_sources::postgres::ConnectOptions;
 use sqlx::postgres::PgConnection;
 
 use crate::catalog::CatalogRows;
+use crate::kept_wal::{self, KeptWal};
 use crate::map::{TableClass, TenancyMap};
 use crate::plan::{Tenant, Writing};
 use crate::slice::Ownership;
@@ -29,6 +30,8 @@ pub(crate) struct Held {
     pub(crate) xid: u64,
     /// Where the WAL stood before it began.
     pub(crate) from: Lsn,
+    /// The WAL from there on, where the server keeps it.
+    pub(crate) kept: Option<KeptWal>,
     /// The server process of the session.
     pub(crate) server_process: i32,
 }
@@ -39,6 +42,7 @@ pub(crate) async fn begin(
     writing: &Writing,
     map: Option<(&TenancyMap, &Tenant)>,
 ) -> Result<Held, TenantError> {
+    let kept = kept_wal::keep(live_options).await;
     let mut live = rows::session(live_options, "the live database").await?;
     let from = rows::insert_position(&mut live).await?;
     let xid = apply::begin(&mut live, writing.lock_wait).await?;
@@ -57,6 +61,7 @@ pub(crate) async fn begin(
         live,
         xid,
         from,
+        kept,
         server_process,
     })
 }

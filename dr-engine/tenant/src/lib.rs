@@ -46,6 +46,7 @@ mod folders;
 mod history;
 mod hold;
 mod hooks;
+mod kept_wal;
 mod large_objects;
 mod map;
 mod mapping;

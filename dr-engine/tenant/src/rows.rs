@@ -19,6 +19,7 @@ use crate::changes::{ChangeSet, Counts, Direction, TableChanges, VERSION};
 use crate::classify::classify;
 use crate::filter::Filter;
 use crate::hold::{self, Held};
+use crate::kept_wal::KeptWal;
 use crate::map::TenancyMap;
 use crate::plan::{Mode, TablePlan, Tenant, Writing};
 use crate::report::{ProofLine, ProofOutcome, TableContent};
@@ -305,6 +306,8 @@ pub(crate) struct Committed {
     pub(crate) from: Lsn,
     /// Where the WAL stood after the commit, or why that is not known.
     pub(crate) to: Result<Lsn, String>,
+    /// The WAL between, where the server keeps it.
+    pub(crate) kept: Option<KeptWal>,
 }
 
 /// Where a transaction's before-images go.
@@ -348,6 +351,7 @@ where
         mut live,
         xid,
         from,
+        kept,
         server_process,
     } = match held {
         Some(held) => held,
@@ -388,7 +392,12 @@ where
     commit(live, options, &written, &set.restore).await?;
     // Committed: from here on a failure only means that the WAL is not looked at.
     let to = position_after(options).await;
-    Ok(Committed { written, from, to })
+    Ok(Committed {
+        written,
+        from,
+        to,
+        kept,
+    })
 }
 
 /// Ends the statement that a session of ours is running, so that it hears of the rollback at once. If that

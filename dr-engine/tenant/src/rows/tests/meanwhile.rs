@@ -203,3 +203,38 @@ async fn a_restore_that_is_stopped_or_takes_too_long_ends_its_statement_and_chan
     }
     bench.restore("3").await;
 }
+
+/// A large transaction outlasts checkpoints, after which the server removes WAL that nobody needs.
+#[tokio::test]
+async fn the_wal_of_a_restore_is_kept_until_it_was_looked_at_and_not_longer() {
+    let bench = Bench::erp().await;
+    bench.keep("then_").await;
+    bench.sql("live", MISTAKE).await;
+    let (map, compared) = bench.compare("3", Mode::Replace).await;
+    let mut committed = bench
+        .write(&map, &compared.set, "spool", "saved", Direction::Forward)
+        .await
+        .unwrap();
+    let slots = "select count(*) from pg_replication_slots";
+    assert_eq!(bench.value("live", slots).await, 1);
+    pass_checkpoints(&bench).await;
+    bench.prove(&map, &compared.set, &committed).await;
+    committed.kept = None;
+    while bench.value("live", slots).await > 0 {
+        tokio::task::yield_now().await;
+    }
+    pass_checkpoints(&bench).await;
+    let data = bench.folder.path().join("data");
+    let line = wal_agrees(&bench.options("live"), &data, None, &committed)
+        .await
+        .unwrap();
+    assert_eq!(line.outcome, ProofOutcome::NotMeasured, "{line:?}");
+}
+
+async fn pass_checkpoints(bench: &Bench) {
+    for _ in 0..3 {
+        let fill = "select pg_logical_emit_message(false, 'test', 'x'); select pg_switch_wal()";
+        bench.sql("live", fill).await;
+        bench.sql("live", "checkpoint").await;
+    }
+}
