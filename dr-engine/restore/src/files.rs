@@ -20,9 +20,6 @@ use crate::error::{blocking, file_error, source_error, store_error};
 use crate::telling::Telling;
 use crate::threads;
 
-/// A file of this size or more keeps a thread busy for a while.
-const LARGE_BYTES: u64 = 4 << 20;
-
 /// What was written.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FilesOutcome {
@@ -268,9 +265,7 @@ fn write(
         repository,
     ))?;
     let writer = FolderWriter::open(into).map_err(failed())?;
-    // Folders first, each after the one it lies in; then everything else may come in any order. Large
-    // files come one by one before the small ones, which are taken in stretches: else one thread would
-    // be left with several of them.
+    // Folders first, each after the one it lies in; then everything else may come in any order.
     let (folders, others): (Vec<&TreeEntry>, Vec<&TreeEntry>) = wanted
         .iter()
         .copied()
@@ -278,10 +273,6 @@ fn write(
     for entry in folders {
         writer.entry(&item_of(entry)).map_err(failed())?;
     }
-    let (mut large, small): (Vec<&TreeEntry>, Vec<&TreeEntry>) = others
-        .into_iter()
-        .partition(|entry| entry.size >= LARGE_BYTES);
-    large.sort_by_key(|entry| std::cmp::Reverse(entry.size));
     let put_back = |entry: &&TreeEntry| {
         let item = item_of(entry);
         if entry.kind != EntryKind::File {
@@ -293,8 +284,7 @@ fn write(
         };
         writer.file(&item, &mut content).map_err(failed())
     };
-    threads::each(&large, reader.is_far(), put_back)?;
-    threads::each(&small, reader.is_far(), put_back)?;
+    threads::each(&others, |entry| entry.size, reader.is_far(), put_back)?;
     progress.phase("flushing the files", None);
     writer.finish().map_err(failed())?;
     Ok(FilesOutcome {

@@ -160,7 +160,8 @@ async fn read_everything(work: &Work<'_>, checks: &mut Checks) -> Result<(), Res
             .reader(&stored)
             .map_err(store_error(format!("read {}", point.id), &repository))?;
         entries.retain(|entry| entry.kind == dr_store::EntryKind::File);
-        threads::each(&entries, reader.is_far(), |entry| {
+        let bytes = |entry: &dr_store::TreeEntry| entry.size;
+        threads::each(&entries, bytes, reader.is_far(), |entry| {
             if cancel.is_cancelled() {
                 return Err(RestoreError::Cancelled(point.workload.clone()));
             }

@@ -141,6 +141,9 @@ pub trait Backend: Send + Sync + Debug {
         offset: u64,
         length: u64,
     ) -> Result<Option<Vec<u8>>, BackendError>;
+    /// Says that a part of an object is going to be asked for piece by piece, so that a disk can read it at once. Nothing
+    /// is promised, and nothing comes of an object that is not there.
+    fn expect(&self, _name: &str, _offset: u64, _length: u64) {}
     /// All objects whose names begin with `prefix`, sorted by name.
     ///
     /// # Errors

@@ -281,6 +281,53 @@ fn files_side_by_side_are_read_with_few_requests() {
     assert!((3..=30).contains(&reads), "{reads} requests: {requests:?}");
 }
 
+/// As a restore does with the files that several threads captured side by side, whose chunks lie in turns.
+#[test]
+fn of_large_files_that_share_packs_each_byte_is_fetched_about_once() {
+    const BYTES: usize = 12_000_000;
+    let place = TempRepository::new();
+    let contents: Vec<Vec<u8>> = (0..4).map(|_| noise(BYTES)).collect();
+    let writer = place
+        .repository
+        .begin(&erp(), WriteOptions::default())
+        .unwrap();
+    std::thread::scope(|scope| {
+        for (number, content) in contents.iter().enumerate() {
+            let writer = &writer;
+            scope.spawn(move || {
+                let mut content = content.as_slice();
+                let meta = meta(&number.to_string());
+                writer.add_file(meta, &mut content, Cutting::Pages).unwrap();
+            });
+        }
+    });
+    let point = files_point("erp", at(0));
+    let id = point.id.clone();
+    writer.finish(point, serde_json::Value::Null).unwrap();
+
+    let (backend, repository) = recorded(&place);
+    let point = repository.point(&id).unwrap().unwrap();
+    let reader = repository.reader(&point).unwrap();
+    let entries = reader.entries().unwrap();
+    backend.forget();
+    for (entry, content) in entries.iter().zip(&contents) {
+        let mut body = Vec::new();
+        reader.read_file(entry, &mut body).unwrap();
+        assert!(
+            body == *content,
+            "{} is not what was stored",
+            entry.meta.path
+        );
+    }
+    let requests = backend.record();
+    let reads = requests.iter().filter(|request| {
+        request.operation == Operation::GetRange && request.name.starts_with("data/")
+    });
+    let fetched: u64 = reads.map(|request| request.bytes).sum();
+    let stored = 4 * BYTES as u64;
+    assert!(fetched < stored + stored / 4, "{fetched} for {stored}");
+}
+
 #[test]
 fn any_part_of_a_file_can_be_read_with_few_requests() {
     let place = TempRepository::new();

@@ -90,7 +90,7 @@ pub struct Recorded {
     pub operation: Operation,
     /// The object, or the prefix of a listing; empty where there is none.
     pub name: String,
-    /// The size of what was to be written.
+    /// The size of what was to be written, or of the part that was asked for.
     pub bytes: u64,
     /// What was done to it.
     pub fault: Option<Fault>,

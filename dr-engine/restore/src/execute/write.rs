@@ -110,7 +110,8 @@ impl Writer<'_> {
         let parted = self.parted(entries, later)?;
         let made = Mutex::new(BTreeMap::new());
         let differing = AtomicU64::new(0);
-        threads::each(&files, self.reader.is_far(), |(path, _, entry)| {
+        let bytes = |(_, _, entry): &(PathBuf, Option<String>, &TreeEntry)| entry.size;
+        threads::each(&files, bytes, self.reader.is_far(), |(path, _, entry)| {
             let parted = parted.get(&entry.meta.path);
             let (new, sum) = self.file(path, entry, parted)?;
             differing.fetch_add(new, Ordering::Relaxed);

@@ -411,11 +411,25 @@ impl Backend for LocalBackend {
             }
             Err(error) => return Err(failed("read", &path)(error)),
         };
-        let mut body = Vec::new();
-        file.seek(SeekFrom::Start(offset))
-            .and_then(|_| file.take(length).read_to_end(&mut body))
-            .map_err(failed("read", &path))?;
-        Ok(Some(body))
+        let read = || {
+            // Grown while it is read, megabytes would be moved again and again.
+            let left = file.metadata()?.len().saturating_sub(offset);
+            let room = usize::try_from(length.min(left)).unwrap_or_default();
+            let mut body = Vec::with_capacity(room);
+            file.seek(SeekFrom::Start(offset))?;
+            file.take(length).read_to_end(&mut body)?;
+            Ok(body)
+        };
+        read().map(Some).map_err(failed("read", &path))
+    }
+
+    fn expect(&self, name: &str, offset: u64, length: u64) {
+        if let Ok(path) = self.path(name)
+            && let Ok(file) = File::open(path)
+        {
+            let length = std::num::NonZero::new(length);
+            let _ = rustix::fs::fadvise(file, offset, length, rustix::fs::Advice::WillNeed);
+        }
     }
 
     fn list(&self, prefix: &str) -> Result<Vec<ObjectEntry>, BackendError> {

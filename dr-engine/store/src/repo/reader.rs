@@ -31,8 +31,12 @@ use crate::{Backend, StoreError};
 use cache::{ChunkCache, Stretch, StretchCache};
 pub use update::Updated;
 
-/// Chunks that lie one after the other are fetched together, up to so many stored bytes.
+/// Chunks that lie one after the other are fetched together, up to so many stored bytes; of a pack that is asked for
+/// often, a stretch of about so many.
 const FETCH_BYTES_MAX: u64 = 4 * 1024 * 1024;
+/// From a disk not more than is wanted is fetched if it is this much: files that were captured side by side lie in turns
+/// in one pack, and whoever reads one of them would fetch all of them. The disk is told of the whole stretch.
+const ROW_BYTES_MIN: u64 = 16 * 1024;
 /// Of a pack that is asked for this often within a short while, more than what is wanted is fetched.
 const AHEAD_AFTER: u32 = 3;
 
@@ -420,7 +424,7 @@ impl PointReader {
     }
 
     /// Fetches the first chunk with those that are wanted after it and lie behind it in its pack. Of a
-    /// pack that is asked for again and again, whatever lies behind the chunk is fetched and kept.
+    /// pack that is asked for again and again, the whole stretch in which the chunk lies is fetched and kept.
     fn fetch_run(
         &self,
         index: &Index,
@@ -441,19 +445,27 @@ impl PointReader {
             repo.any_place(&contents.object, &part)?
                 .ok_or_else(|| repo.missing(&contents.object))
         };
+        let row = row_of(&first, &contents, references);
+        let only_row = || -> Result<Stretch, StoreError> {
+            let data = Arc::new(fetch(&row)?);
+            let base = row.start;
+            Ok(Stretch { base, data })
+        };
         let stretch = match self.stretches.get(&file.id, &range_of(&first), AHEAD_AFTER) {
             cache::Asked::Kept(stretch) => stretch,
             cache::Asked::Often => {
                 let range = contents.stretch(&first, FETCH_BYTES_MAX);
-                self.stretches.fetch(&file.id, &range, fetch)?
-            }
-            cache::Asked::Seldom => {
-                let range = row_of(&first, &contents, references);
-                Stretch {
-                    base: range.start,
-                    data: Arc::new(fetch(&range)?),
+                if !self.is_far() && row.end - row.start >= ROW_BYTES_MIN {
+                    if self.stretches.is_new(&file.id, &range) {
+                        let length = range.end - range.start;
+                        repo.backend.expect(&contents.object, range.start, length);
+                    }
+                    only_row()?
+                } else {
+                    self.stretches.fetch(&file.id, &range, fetch)?
                 }
             }
+            cache::Asked::Seldom => only_row()?,
         };
         let rest = references.get(1..).unwrap_or_default().iter();
         let rest = rest

@@ -98,7 +98,8 @@ impl Backend for FaultyBackend {
         offset: u64,
         length: u64,
     ) -> Result<Option<Vec<u8>>, BackendError> {
-        self.run(Operation::GetRange, name, 0, || {
+        let bytes = usize::try_from(length).unwrap_or(usize::MAX);
+        self.run(Operation::GetRange, name, bytes, || {
             self.inner.get_range(name, offset, length)
         })
     }

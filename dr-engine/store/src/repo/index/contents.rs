@@ -62,16 +62,22 @@ impl PackContents {
         at(*self.by_name.get(found)?).map(|(_, place)| *place)
     }
 
-    /// The part of the pack that begins with a chunk and holds those behind it that end within `bytes`.
-    pub(crate) fn stretch(&self, first: &Place, bytes: u64) -> Range<u64> {
+    /// The stretch of the pack in which a chunk lies. Packs are divided into stretches of some `bytes` at fixed places, a
+    /// chunk being where it begins: whoever wants a chunk of the same stretch wants the same stretch.
+    pub(crate) fn stretch(&self, wanted: &Place, bytes: u64) -> Range<u64> {
         let end_of = |place: &Place| place.offset + u64::from(place.stored);
-        let limit = first.offset.saturating_add(bytes);
+        let number = |place: &Place| place.offset / bytes.max(1);
+        let wanted_number = number(wanted);
+        let before = self
+            .chunks
+            .partition_point(|(_, place)| number(place) < wanted_number);
         let within = self
             .chunks
-            .partition_point(|(_, place)| end_of(place) <= limit);
-        let last = within.checked_sub(1).and_then(|last| self.chunks.get(last));
-        let end = last.map_or(0, |(_, place)| end_of(place));
-        first.offset..end.max(end_of(first))
+            .partition_point(|(_, place)| number(place) <= wanted_number);
+        match self.chunks.get(before..within) {
+            Some([(_, first), .., (_, last)]) => first.offset..end_of(last),
+            _ => wanted.offset..end_of(wanted),
+        }
     }
 }
 

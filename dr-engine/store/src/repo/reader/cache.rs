@@ -99,6 +99,16 @@ impl StretchCache {
         Ok(Stretch { base, data })
     }
 
+    /// Whether a part of a pack was not asked for lately. It is from now on.
+    pub(super) fn is_new(&self, pack: &PackId, range: &Range<u64>) -> bool {
+        let mut packs = lock(&self.0);
+        if packs.find(pack, range).is_some() {
+            return false;
+        }
+        packs.make(pack, range);
+        true
+    }
+
     pub(super) fn forget(&self, pack: &PackId) {
         lock(&self.0).kept.retain(|kept| kept.pack != *pack);
     }
