@@ -338,3 +338,46 @@ fn a_tablespace_goes_where_it_is_asked_to() {
     world.dr(&["restore", "erp", "--into", &text]).ok();
     world.pg_verifybackup(&into);
 }
+
+/// A server that readers may enter while it recovers has to have as many connections as the source had, and waits
+/// for ever where it has not.
+#[test]
+fn a_source_that_was_given_more_connections_since_the_backup_is_restored() {
+    let world = world("connections");
+    mark(&world.cluster, 1);
+    world.cluster.psql("alter system set max_connections = 400");
+    world
+        .cluster
+        .psql("alter system set max_worker_processes = 40");
+    world.cluster.stop("fast");
+    world.cluster.start();
+    mark(&world.cluster, 2);
+    let moment = world.cluster.moment();
+    mark(&world.cluster, 3);
+    world.cluster.switch_and_wait();
+
+    let restored = world.restore_started("as-a-copy", &moment);
+    assert_eq!(marks(&restored), ["1", "2"]);
+    restored.stop("fast");
+
+    world.cluster.stop("fast");
+    let into = world.path("as-primary").display().to_string();
+    world
+        .dr(&[
+            "restore",
+            "erp",
+            "--into",
+            &into,
+            "--to",
+            &moment,
+            "--as-primary",
+            "--start",
+        ])
+        .ok();
+    let restored = Cluster {
+        data: into.into(),
+        ..world.cluster.clone()
+    };
+    assert_eq!(marks(&restored), ["1", "2"]);
+    restored.stop("fast");
+}

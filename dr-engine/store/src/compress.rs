@@ -62,19 +62,31 @@ fn compressed(data: &[u8], level: i32) -> std::io::Result<Vec<u8>> {
 /// Undoes [`pack`]. `length` is what the data must come to; a frame that would grow beyond it is
 /// refused before the memory is taken.
 pub(crate) fn unpack(content: &[u8], length: u64) -> Result<Vec<u8>, BadCoding> {
+    let mut data = Vec::new();
+    unpack_into(content, length, &mut data)?;
+    Ok(data)
+}
+
+/// As [`unpack`], in the place of what `data` holds.
+pub(crate) fn unpack_into(
+    content: &[u8],
+    length: u64,
+    data: &mut Vec<u8>,
+) -> Result<(), BadCoding> {
+    data.clear();
     let length =
         usize::try_from(length).map_err(|_| BadCoding("it is too long for this machine"))?;
     let (coding, content) = content
         .split_first()
         .ok_or(BadCoding("a frame of it is empty"))?;
-    let data = match *coding {
-        PLAIN => content.to_vec(),
-        ZSTD => decompressed(content, length)
+    match *coding {
+        PLAIN => data.extend_from_slice(content),
+        ZSTD => decompress(content, length, data)
             .map_err(|_| BadCoding("a frame of it cannot be decompressed"))?,
         _ => return Err(BadCoding("a frame of it has an unknown coding")),
-    };
+    }
     if data.len() == length {
-        Ok(data)
+        Ok(())
     } else {
         Err(BadCoding("a frame of it has a wrong length"))
     }
@@ -94,7 +106,7 @@ fn set_level(compressor: &mut Compressor<'_>, level: i32) -> std::io::Result<()>
 /// of up to a few GiB), so that a forged length does not take the memory.
 const RATIO_MAX: usize = 1 << 17;
 
-fn decompressed(content: &[u8], length: usize) -> std::io::Result<Vec<u8>> {
+fn decompress(content: &[u8], length: usize, data: &mut Vec<u8>) -> std::io::Result<()> {
     if length / RATIO_MAX > content.len() {
         return Err(std::io::ErrorKind::InvalidData.into());
     }
@@ -103,7 +115,13 @@ fn decompressed(content: &[u8], length: usize) -> std::io::Result<Vec<u8>> {
             Some(kept) => kept,
             none => none.insert(Decompressor::new()?),
         };
-        decompressor.decompress(content, length)
+        // It writes as much as there is room for: a longer frame fails, be there more room or not.
+        data.reserve_exact(length);
+        let written = decompressor.decompress_to_buffer(content, data)?;
+        match written <= length {
+            true => Ok(()),
+            false => Err(std::io::ErrorKind::InvalidData.into()),
+        }
     })
 }
 

@@ -6,7 +6,7 @@
 //! session, however that ends. The proof is not worth a full disk, on which production would stop: when
 //! little is free, the WAL is let go.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use dr_sources::postgres::ConnectOptions;
@@ -20,8 +20,9 @@ use crate::{TenantError, rows, sql};
 const SILENCE_MAX: &str = "1min";
 /// How often the free space is looked at.
 const LOOK: Duration = Duration::from_secs(2);
-/// The part of the file system that stays free, as its divisor.
-const FREE_PART: u64 = 10;
+/// What stays free, in multiples of the server's `max_wal_size`: about once that is written until the checkpoint after
+/// which it removes what was let go.
+const FREE_WAL_SIZES: u64 = 2;
 
 const RESERVE: &str = "select slot_name::text from \
      pg_create_physical_replication_slot('dr_tenant_' || pg_backend_pid(), true, true)";
@@ -48,8 +49,13 @@ async fn reserve(live_options: &ConnectOptions) -> Result<Option<KeptWal>, Tenan
     let mut live = rows::session(live_options, "the live database").await?;
     let ask = "select current_setting('data_directory')";
     let data: String = sql::value(&mut live, ask, "asking for the data directory").await?;
-    let wal = Path::new(&data).join("pg_wal");
-    if !has_room(&wal) {
+    let ask = "select pg_size_bytes(current_setting('max_wal_size'))";
+    let wal_size: i64 = sql::value(&mut live, ask, "asking for max_wal_size").await?;
+    let room = Room {
+        wal: Path::new(&data).join("pg_wal"),
+        bytes_min: sql::count(wal_size).saturating_mul(FREE_WAL_SIZES),
+    };
+    if !room.is_there() {
         rows::close(live).await;
         return Ok(None);
     }
@@ -58,15 +64,15 @@ async fn reserve(live_options: &ConnectOptions) -> Result<Option<KeptWal>, Tenan
     let _slot: String = sql::value(&mut live, RESERVE, "keeping the WAL").await?;
     let dropped = CancellationToken::new();
     let guard = dropped.clone().drop_guard();
-    tokio::spawn(hold(live, wal.into(), dropped));
+    tokio::spawn(hold(live, room, dropped));
     Ok(Some(KeptWal {
         _until_dropped: guard,
     }))
 }
 
 /// Keeps the session, and with it the slot.
-async fn hold(mut live: PgConnection, wal: Box<Path>, dropped: CancellationToken) {
-    while has_room(&wal) {
+async fn hold(mut live: PgConnection, room: Room, dropped: CancellationToken) {
+    while room.is_there() {
         tokio::select! {
             () = dropped.cancelled() => break,
             () = tokio::time::sleep(LOOK) => {}
@@ -81,7 +87,16 @@ async fn hold(mut live: PgConnection, wal: Box<Path>, dropped: CancellationToken
     rows::close(live).await;
 }
 
-/// Whether enough is free below `wal`; not where it is not on this machine.
-fn has_room(wal: &Path) -> bool {
-    rustix::fs::statvfs(wal).is_ok_and(|system| system.f_bavail >= system.f_blocks / FREE_PART)
+/// What has to be free beside the WAL.
+struct Room {
+    wal: PathBuf,
+    bytes_min: u64,
+}
+
+impl Room {
+    /// Not where the WAL is not on this machine.
+    fn is_there(&self) -> bool {
+        rustix::fs::statvfs(&self.wal)
+            .is_ok_and(|system| system.f_bavail.saturating_mul(system.f_frsize) >= self.bytes_min)
+    }
 }

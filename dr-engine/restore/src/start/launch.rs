@@ -83,6 +83,9 @@ fn start_as_configured(options: &StartOptions) -> Result<PostgresInstance, Sourc
     for (name, value) in &options.settings {
         postgres.arg("-c").arg(format!("{name}={value}"));
     }
+    // Until recovery is over. Open to readers it would stop, and wait, where the source was given more connections since
+    // the backup than this one has room for ("Hot Standby Parameter Reference", 27.4.5).
+    postgres.arg("-c").arg("hot_standby=off");
     if !can_make_its_socket(options) {
         // As an ordinary user there may be no right to the default folder; TCP is left.
         postgres.arg("-c").arg("unix_socket_directories=");

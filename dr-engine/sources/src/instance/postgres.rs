@@ -153,6 +153,9 @@ pub fn scratch_settings() -> Vec<(String, String)> {
         ("session_preload_libraries", ""),
         ("primary_conninfo", ""),
         ("primary_slot_name", ""),
+        // Nobody reads before recovery is over. Open to readers it would stop, and wait, where the source was given
+        // more connections since the backup than this one has room for (27.4.5).
+        ("hot_standby", "off"),
         ("ssl", "off"),
         ("logging_collector", "off"),
         ("log_destination", "stderr"),

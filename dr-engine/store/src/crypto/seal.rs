@@ -79,16 +79,22 @@ impl ObjectSeal {
         context: &FrameContext<'_>,
         mut frame: Vec<u8>,
     ) -> Result<Vec<u8>, CryptoFailed> {
+        self.open_in_place(context, &mut frame)?;
+        Ok(frame)
+    }
+
+    /// As [`Self::open`]; where it fails, what is in `frame` is nothing.
+    pub(crate) fn open_in_place(
+        &self,
+        context: &FrameContext<'_>,
+        frame: &mut Vec<u8>,
+    ) -> Result<(), CryptoFailed> {
         let length = self
             .0
-            .open_in_place(
-                context.nonce(),
-                Aad::from(context.associated_data()),
-                &mut frame,
-            )
+            .open_in_place(context.nonce(), Aad::from(context.associated_data()), frame)
             .map_err(|_| CryptoFailed)?
             .len();
         frame.truncate(length);
-        Ok(frame)
+        Ok(())
     }
 }

@@ -92,6 +92,14 @@ pub(crate) fn tail_bytes(chunks: usize) -> u64 {
     (chunks * ENTRY_BYTES + TAG_BYTES + FOOTER_BYTES) as u64
 }
 
+/// Room for a chunk while it is opened. Whoever reads many keeps it: to be given memory anew for each of them costs more
+/// than what is copied into it.
+#[derive(Debug, Default)]
+pub(crate) struct ChunkRoom {
+    frame: Vec<u8>,
+    chunk: Vec<u8>,
+}
+
 /// What opens the frames of one pack.
 #[derive(Debug)]
 pub(crate) struct PackOpener {
@@ -149,12 +157,27 @@ impl PackOpener {
         place: &Place,
         stored: &[u8],
     ) -> Result<Vec<u8>, FormatError> {
-        let frame = self.seal.open(
-            &self.context(place.frame, place.offset, name),
-            stored.to_vec(),
-        )?;
-        let chunk = compress::unpack(&frame, u64::from(place.length))?;
-        if keys.chunk_name(&chunk) == *name {
+        let mut room = ChunkRoom::default();
+        self.chunk_into(keys, name, place, stored, &mut room)?;
+        Ok(room.chunk)
+    }
+
+    /// As [`Self::chunk`], in room that was used for other chunks before.
+    pub(crate) fn chunk_into<'r>(
+        &self,
+        keys: &Keys,
+        name: &ChunkName,
+        place: &Place,
+        stored: &[u8],
+        room: &'r mut ChunkRoom,
+    ) -> Result<&'r [u8], FormatError> {
+        let ChunkRoom { frame, chunk } = room;
+        frame.clear();
+        frame.extend_from_slice(stored);
+        let context = self.context(place.frame, place.offset, name);
+        self.seal.open_in_place(&context, frame)?;
+        compress::unpack_into(frame, u64::from(place.length), chunk)?;
+        if keys.chunk_name(chunk) == *name {
             Ok(chunk)
         } else {
             Err(FormatError::damaged(

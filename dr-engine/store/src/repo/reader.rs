@@ -24,7 +24,7 @@ use super::points::{StoredPoint, point_name};
 use super::{Inner, Repository, fetch};
 use crate::crypto::Keys;
 use crate::format::content::{Content, Reference, decode_references};
-use crate::format::pack::Place;
+use crate::format::pack::{ChunkRoom, Place};
 use crate::format::tree::{self, EntryKind, TreeEntry};
 use crate::format::{ChunkName, FormatError};
 use crate::{Backend, StoreError};
@@ -346,6 +346,7 @@ impl PointReader {
         each: &mut dyn FnMut(&[u8]) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
         let ahead = self.is_far();
+        let mut room = ChunkRoom::default();
         std::thread::scope(|scope| {
             let mut rest = references;
             let mut coming = None;
@@ -361,7 +362,7 @@ impl PointReader {
                 if ahead && !later.is_empty() {
                     coming = Some(scope.spawn(move || self.fetch_first(later)));
                 }
-                self.hand_on(keys, &index, these, run, each)?;
+                self.hand_on((keys, &index), these, run, &mut room, each)?;
                 rest = later;
             }
             Ok(())
@@ -383,10 +384,10 @@ impl PointReader {
     /// Opens what was fetched and hands it on, each chunk from another place where this one's is not whole.
     fn hand_on(
         &self,
-        keys: &Keys,
-        index: &Index,
+        (keys, index): (&Keys, &Index),
         references: &[Reference],
         run: Result<Run, StoreError>,
+        room: &mut ChunkRoom,
         each: &mut dyn FnMut(&[u8]) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
         let run = match (run, references.first()) {
@@ -403,14 +404,18 @@ impl PointReader {
             let opened = run
                 .contents
                 .opener
-                .chunk(keys, &reference.name, place, sealed)
+                .chunk_into(keys, &reference.name, place, sealed, room)
                 .map_err(|error| self.repo().unreadable(&run.contents.object, error));
+            let copy;
             let chunk = match opened {
                 Ok(chunk) => chunk,
-                Err(error) => self.any_copy(keys, index, &reference.name, error)?,
+                Err(error) => {
+                    copy = self.any_copy(keys, index, &reference.name, error)?;
+                    &copy
+                }
             };
-            self.expect_length(reference, &chunk)?;
-            each(&chunk)?;
+            self.expect_length(reference, chunk)?;
+            each(chunk)?;
         }
         Ok(())
     }
