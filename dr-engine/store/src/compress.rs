@@ -115,19 +115,26 @@ fn decompress(content: &[u8], length: usize, data: &mut Vec<u8>) -> std::io::Res
             Some(kept) => kept,
             none => none.insert(Decompressor::new()?),
         };
-        // It writes as much as there is room for: a longer frame fails, be there more room or not.
+        // It writes no more than there is room for, which may be more than is needed now.
         data.reserve_exact(length);
-        let written = decompressor.decompress_to_buffer(content, data)?;
-        match written <= length {
-            true => Ok(()),
-            false => Err(std::io::ErrorKind::InvalidData.into()),
-        }
+        decompressor.decompress_to_buffer(content, data).map(drop)
     })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Of an earlier, longer chunk there may be more room than this one may come to.
+    #[test]
+    fn room_that_was_used_before_neither_stays_nor_lets_a_longer_frame_pass() {
+        let (long, short) = (b"abcabcabc".repeat(1000), b"xyz".repeat(50));
+        let mut data = Vec::new();
+        unpack_into(&pack(&long, 3), long.len() as u64, &mut data).unwrap();
+        unpack_into(&pack(&short, 3), short.len() as u64, &mut data).unwrap();
+        assert_eq!(data, short);
+        assert!(unpack_into(&pack(&short, 3), 149, &mut data).is_err());
+    }
 
     #[test]
     fn packed_data_comes_back_and_random_data_does_not_grow() {
