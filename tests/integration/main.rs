@@ -11,6 +11,7 @@
 #[path = "../harness/mod.rs"]
 mod harness;
 
+mod archive_limit;
 mod debian_cluster;
 mod delta;
 mod folders_and_streams;

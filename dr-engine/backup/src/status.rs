@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::store_error;
 use crate::run::blocking;
+use crate::wal::{GivenUp, last_given_up};
 use crate::window::{is_whole_workload, reached, window_of};
 use crate::{
     BackupError, CopyStanding, CopyStatus, ListWentBack, PostgresDetails, Verification, copies_of,
@@ -51,6 +52,16 @@ pub struct WorkloadStatus {
     pub copies_promised: u32,
     /// Whether so many have everything, or lag no longer than they may.
     pub copies_met: bool,
+    /// That PostgreSQL's archiver failed and has not succeeded since.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub archiver: Option<String>,
+    /// WAL that was given up on this host, if nothing behind it can be recovered yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub given_up: Option<GivenUp>,
+    /// Whether WAL is missing behind the newest base backup: what came after that cannot be recovered until
+    /// the next one.
+    #[serde(default)]
+    pub is_broken_off: bool,
     /// That the list of restore points went back, or another took its place, since it was last seen.
     pub list_went_back: Option<String>,
     /// What is wrong, one line each; empty when all is well.
@@ -64,12 +75,12 @@ pub struct WorkloadStatus {
 /// When the configuration cannot be used at all.
 pub async fn status(installation: &Installation) -> Result<Vec<WorkloadStatus>, BackupError> {
     let this = installation.clone();
-    let live = live::all_flushed(installation).await;
+    let live = live::of_servers(installation).await;
     let mut statuses: Vec<WorkloadStatus> = blocking("learn the status", move || {
         let workloads = this.config.workloads();
         let with_live = |workload: Workload<'_>| {
-            let flushed = live.get(workload.name).copied();
-            of(&this, &workload, flushed)
+            let live = live.get(workload.name).cloned().unwrap_or_default();
+            of(&this, &workload, &live)
         };
         Ok(workloads.map(with_live).collect())
     })
@@ -114,11 +125,7 @@ async fn went_back(installation: &Installation) -> Vec<ListWentBack> {
     found
 }
 
-fn of(
-    installation: &Installation,
-    workload: &Workload<'_>,
-    all_flushed: Option<live::AllFlushed>,
-) -> WorkloadStatus {
+fn of(installation: &Installation, workload: &Workload<'_>, live: &live::Live) -> WorkloadStatus {
     let mut status = WorkloadStatus {
         workload: workload.name.clone(),
         kind: workload.source.kind(),
@@ -139,15 +146,39 @@ fn of(
         copies: Vec::new(),
         copies_promised: workload.tier.copies,
         copies_met: false,
+        archiver: live.stuck.as_ref().map(stuck_archiver),
+        given_up: None,
+        is_broken_off: false,
         list_went_back: None,
         problems: Vec::new(),
     };
-    if let Err(error) = fill(installation, workload, all_flushed, &mut status) {
+    // Known on this host, also while the repository is away; that says whether it was made good since.
+    match last_given_up(installation, workload.name) {
+        Ok(found) => status.given_up = found,
+        Err(error) => status.problems.push(chain(&error)),
+    }
+    let filled = fill(installation, workload, live, &mut status);
+    status.problems.extend(status.archiver.clone());
+    if let Some(given_up) = &status.given_up {
+        status.problems.push(format!(
+            "{}; nothing behind them can be recovered until the next base backup",
+            given_up.describe()
+        ));
+    }
+    if let Err(error) = filled {
         status.problems.push(chain(&error));
         return status;
     }
     judge(installation.clock.now(), &mut status);
     status
+}
+
+fn stuck_archiver(stuck: &live::Stuck) -> String {
+    format!(
+        "PostgreSQL could not archive {}, last tried at {}: its log says why; it keeps the WAL until then",
+        stuck.file,
+        stuck.at.format("%Y-%m-%dT%H:%M:%SZ")
+    )
 }
 
 /// An error with its causes in one line.
@@ -165,11 +196,32 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
 fn fill(
     installation: &Installation,
     workload: &Workload<'_>,
-    all_flushed: Option<live::AllFlushed>,
+    live: &live::Live,
     status: &mut WorkloadStatus,
 ) -> Result<(), BackupError> {
     let name = workload.name;
     let repository = installation.repository_of(name)?;
+    if let Some(conflict) = live
+        .stuck
+        .as_ref()
+        .and_then(|stuck| stuck.file.parse().ok())
+        && repository
+            .wal_info(name, &conflict)
+            .map_err(store_error(
+                format!("look at {conflict} of `{name}`"),
+                &repository,
+            ))?
+            .is_some()
+    {
+        // Or it has it, and a copy or its own answer is late: then the archiver gets on by itself.
+        let more = "the repository has a file of that name: if its content is another, two servers archive as \
+                    the same cluster";
+        status.problems.push(more.to_owned());
+        status.archiver = status
+            .archiver
+            .take()
+            .map(|archiver| format!("{archiver}; {more}"));
+    }
     if let Some(first) = repository.stands_in_for() {
         status.problems.push(format!(
             "repository `{first}` does not answer: this is what its copy in {} knows, and no backup \
@@ -187,13 +239,21 @@ fn fill(
     points.retain(is_whole_workload);
     status.window = window_of(&repository, name, &points)?;
     status.recoverable_to = status.window.as_ref().map(|window| window.to);
-    // What was reported is recoverable if it can be reached from the newest base, in this place.
-    if let Some(flushed) = all_flushed
-        && repository.stands_in_for().is_none()
-        && reached(&repository, name, &points)?
-            .is_some_and(|(timeline, to)| timeline == flushed.timeline && to >= flushed.to)
-    {
-        status.recoverable_to = status.recoverable_to.max(Some(flushed.at));
+    if workload.source.kind() == WorkloadKind::Postgres && !points.is_empty() {
+        let reached = reached(&repository, name, &points)?;
+        status.is_broken_off = reached.is_none();
+        // What was reported is recoverable if it can be reached from the newest base, in this place.
+        if let Some(flushed) = live.flushed
+            && repository.stands_in_for().is_none()
+            && reached.is_some_and(|(on, to)| on == flushed.timeline && to >= flushed.to)
+        {
+            status.recoverable_to = status.recoverable_to.max(Some(flushed.at));
+        }
+        status.given_up = status
+            .given_up
+            .take()
+            .filter(|given_up| given_up.is_open(&points, reached));
+        status.is_broken_off |= status.given_up.is_some();
     }
     status.last_verification = verifications(&repository, Some(name))?.pop();
     status.restore_points = points.len() as u64;

@@ -14,6 +14,7 @@ mod ahead;
 mod along;
 mod check;
 mod fetch;
+mod given_up;
 mod identity;
 mod moment;
 mod push;
@@ -30,12 +31,14 @@ pub use along::{Along, EachRecord, read_along};
 pub use check::{RecordsFound, WalCheck, WalGap, WalStretch, check};
 pub use dr_store::WalPut;
 pub use fetch::{Fetched, fetch};
+pub use given_up::GivenUp;
 pub use moment::{Moment, Search, Wanted, find};
-pub use push::{PushedReady, push, push_ready};
+pub use push::{Pushed, PushedReady, push, push_ready};
 pub use receive::{Failing, Standing, Standings, receive, receive_for_ever};
 pub(crate) use rescue::names_in;
 pub use rescue::{Rescued, not_stored, rescue};
 
+pub(crate) use given_up::last as last_given_up;
 pub(crate) use identity::check_segment;
 pub(crate) use push::put;
 

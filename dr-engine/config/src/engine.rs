@@ -9,7 +9,7 @@ use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
 use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
 
-use crate::{HeaderSource, HttpHook, KeySource, Rate, S3Config};
+use crate::{HeaderSource, HttpHook, KeySource, Rate, S3Config, Size};
 
 /// The engine file as written, with paths made absolute.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -207,6 +207,10 @@ pub struct PostgresSource {
     /// out. 0: always.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub full_read_every: Option<HumanDuration>,
+    /// How much WAL may wait on the server to be archived. Beyond it what waits is given up, so that the
+    /// server's disk does not fill: nothing is ever given up when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub archive_queue_max: Option<Size>,
 }
 
 /// How base backups come by a cluster's files.

@@ -23,6 +23,7 @@ mod parse;
 mod runbook;
 mod s3;
 mod schedule;
+mod size;
 mod tenant_path;
 mod tier;
 mod yaml;
@@ -44,8 +45,9 @@ pub use runbook::{
     ApprovalStep, BackupStep, CommandStep, RescueWalStep, RestoreStep, RunbookFile, StartStep,
     Step, StepLimits, TenantRestoreStep, VerifySqlStep, VerifyStreamStep,
 };
-pub use s3::{BandwidthConfig, InvalidRate, ObjectLockMode, Rate, S3Config};
+pub use s3::{BandwidthConfig, ObjectLockMode, S3Config};
 pub use schedule::with_seconds;
+pub use size::{InvalidRate, InvalidSize, Rate, Size};
 pub use tenant_path::{TenantGlob, TenantPath};
 pub use tier::{DrillSchedule, Retention, Schedule, Tier, VerifySchedule};
 pub use yaml::to_yaml;

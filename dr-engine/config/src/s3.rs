@@ -1,9 +1,8 @@
 //! A bucket of an S3-compatible store, as `dr.yaml` names it.
 
-use std::fmt;
-use std::str::FromStr;
-
 use serde::{Deserialize, Serialize};
+
+use crate::Rate;
 
 /// Where an S3-compatible store is and how it is used. Credentials come from the usual AWS chain, never
 /// from here.
@@ -55,68 +54,6 @@ pub struct BandwidthConfig {
     /// From the store: restores too, so that a limit lengthens them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub read: Option<Rate>,
-}
-
-/// Bytes in a second, written `512KiB/s`, `20MiB/s` or `1GiB/s`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct Rate {
-    /// The number.
-    pub bytes_per_second: u64,
-}
-
-/// A text that is not a rate.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "`{0}` is not a rate: write a whole number above 0 and KiB/s, MiB/s or GiB/s, like 20MiB/s"
-)]
-pub struct InvalidRate(String);
-
-const UNITS: [(&str, u64); 3] = [("GiB/s", 1 << 30), ("MiB/s", 1 << 20), ("KiB/s", 1 << 10)];
-
-impl FromStr for Rate {
-    type Err = InvalidRate;
-
-    fn from_str(text: &str) -> Result<Self, InvalidRate> {
-        let invalid = || InvalidRate(text.to_owned());
-        let (number, factor) = UNITS
-            .iter()
-            .find_map(|(unit, factor)| Some((text.strip_suffix(unit)?, *factor)))
-            .ok_or_else(invalid)?;
-        let only_digits = number.bytes().all(|byte| byte.is_ascii_digit());
-        let bytes_per_second = number
-            .parse::<u64>()
-            .ok()
-            .filter(|number| only_digits && *number > 0)
-            .and_then(|number| number.checked_mul(factor))
-            .ok_or_else(invalid)?;
-        Ok(Self { bytes_per_second })
-    }
-}
-
-impl fmt::Display for Rate {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Made from one of the units, so the smallest always fits.
-        let (unit, factor) = UNITS
-            .iter()
-            .find(|(_, factor)| self.bytes_per_second.is_multiple_of(*factor))
-            .unwrap_or(&("KiB/s", 1 << 10));
-        write!(f, "{}{unit}", self.bytes_per_second / factor)
-    }
-}
-
-impl TryFrom<String> for Rate {
-    type Error = InvalidRate;
-
-    fn try_from(text: String) -> Result<Self, InvalidRate> {
-        text.parse()
-    }
-}
-
-impl From<Rate> for String {
-    fn from(rate: Rate) -> Self {
-        rate.to_string()
-    }
 }
 
 /// A key of the `s3` section whose value cannot be used.
@@ -177,23 +114,4 @@ pub(crate) fn wrong_class(class: &str) -> Option<Wrong> {
         hint: "every backup reads what the one before it listed, and a restore cannot wait for hours; use a \
                class that answers at once, like STANDARD_IA or GLACIER_IR",
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_rate_is_read_as_it_is_written() {
-        for (text, bytes) in [("1KiB/s", 1024), ("20MiB/s", 20 << 20), ("3GiB/s", 3 << 30)] {
-            let rate: Rate = text.parse().unwrap();
-            assert_eq!(rate.bytes_per_second, bytes);
-            assert_eq!(rate.to_string(), text);
-        }
-        for bad in [
-            "20MiB", "20", "20MB/s", "0KiB/s", "-1KiB/s", "+1KiB/s", "1.5MiB/s", "/s", "",
-        ] {
-            assert!(bad.parse::<Rate>().is_err(), "{bad}");
-        }
-    }
 }

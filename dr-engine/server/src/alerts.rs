@@ -97,6 +97,19 @@ pub(crate) fn of_status(
             );
             alerts.insert(format!("copies {workload}"), message);
         }
+        if let Some(given_up) = &status.given_up {
+            let message = format!(
+                "`{workload}`: {}; nothing behind them can be recovered until the next base backup",
+                given_up.describe()
+            );
+            alerts.insert(format!("given-up {workload}"), message);
+        }
+        if let Some(archiver) = &status.archiver {
+            alerts.insert(
+                format!("archiver {workload}"),
+                format!("`{workload}`: {archiver}"),
+            );
+        }
         if let Some(window) = &status.window
             && !window.gaps.is_empty()
         {

@@ -26,6 +26,13 @@ const STATUS_INTERVAL: Duration = Duration::from_secs(15);
 /// How long running work may take to come to its next step after it was asked to stop.
 pub const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// What a look at the repositories gave.
+struct Look {
+    alerts: alerts::Alerts,
+    /// Workloads whose WAL breaks off behind their newest base backup; whether that is known for good.
+    broken_off: BTreeMap<WorkloadName, bool>,
+}
+
 /// A run that goes on.
 struct Running {
     turn: Turn,
@@ -44,9 +51,11 @@ pub(crate) struct Daemon {
     tasks: JoinSet<Launched>,
     started: DateTime<Utc>,
     /// What the last look at the repositories gave; alerts of schedules are judged every tick.
-    status: Option<tokio::task::JoinHandle<Option<alerts::Alerts>>>,
+    status: Option<tokio::task::JoinHandle<Option<Look>>>,
     status_at: Option<Instant>,
     status_alerts: Option<alerts::Alerts>,
+    /// Workloads whose WAL breaks off behind their newest base backup, and since when that is known.
+    broken_off: BTreeMap<WorkloadName, DateTime<Utc>>,
     told: Option<alerts::Alerts>,
 }
 
@@ -74,6 +83,7 @@ impl Daemon {
             status: None,
             status_at: None,
             status_alerts: None,
+            broken_off: BTreeMap::new(),
             told: None,
         })
     }
@@ -236,7 +246,8 @@ impl Daemon {
             && let Some(answer) = self.status.take()
             && let Ok(Some(found)) = answer.await
         {
-            self.status_alerts = Some(found);
+            self.status_alerts = Some(found.alerts);
+            self.make_good(&found.broken_off);
         }
         let fresh = self
             .status_at
@@ -251,7 +262,13 @@ impl Daemon {
             match dr_backup::status(&installation).await {
                 Ok(statuses) => {
                     let now = installation.clock.now();
-                    Some(alerts::of_status(&statuses, &entries, started, now))
+                    let broken_off = statuses.iter().filter(|status| status.is_broken_off);
+                    Some(Look {
+                        alerts: alerts::of_status(&statuses, &entries, started, now),
+                        broken_off: broken_off
+                            .map(|status| (status.workload.clone(), status.given_up.is_some()))
+                            .collect(),
+                    })
                 }
                 Err(error) => {
                     tracing::error!(error = chain(&error), "cannot learn how the promises stand");
@@ -259,6 +276,25 @@ impl Daemon {
                 }
             }
         }));
+    }
+
+    /// Has a base backup made at once where WAL breaks off: what came after that cannot be recovered without.
+    fn make_good(&mut self, broken_off: &BTreeMap<WorkloadName, bool>) {
+        let now = self.installation.clock.now();
+        self.broken_off
+            .retain(|workload, _| broken_off.contains_key(workload));
+        for (workload, is_certain) in broken_off {
+            let since = *self.broken_off.entry(workload.clone()).or_insert(now);
+            for entry in &mut self.entries {
+                if entry.makes_good(workload, since, *is_certain, now) {
+                    tracing::warn!(
+                        schedule = entry.planned.key,
+                        "WAL is missing behind the newest base backup: another one at once"
+                    );
+                    entry.at_once = true;
+                }
+            }
+        }
     }
 
     async fn stop(mut self) {

@@ -3,11 +3,15 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
-use dr_scheduler::{Planned, Subject, retry_delay};
+use chrono::{DateTime, TimeDelta, Utc};
+use dr_model::WorkloadName;
+use dr_scheduler::{Activity, Planned, Subject, retry_delay};
 
 /// A planned moment that nobody took up for this long is an alarm.
 pub(crate) const LATE_AFTER: Duration = Duration::from_secs(300);
+
+/// A segment that others were stored behind may be missing for so long before it counts as lost.
+const BROKEN_OFF_GRACE: TimeDelta = TimeDelta::minutes(2);
 
 /// One schedule and its recent past.
 #[derive(Debug, Clone)]
@@ -66,6 +70,23 @@ impl Entry {
         (waited > LATE_AFTER).then_some(first)
     }
 
+    /// Whether this is the backup that makes up for WAL which breaks off behind the newest one, as was first
+    /// seen at `since`; not once it has begun after that, unless it failed. Until what is missing is known for
+    /// good it may only be late: segments that are stored side by side, or received again.
+    pub(crate) fn makes_good(
+        &self,
+        workload: &WorkloadName,
+        since: DateTime<Utc>,
+        is_certain: bool,
+        now: DateTime<Utc>,
+    ) -> bool {
+        let is_its_backup = self.planned.activity == Activity::Backup
+            && self.planned.subject.workload() == Some(workload);
+        let may_be_late = !is_certain && now - since < BROKEN_OFF_GRACE;
+        let has_tried = self.since > since && self.last_failure.is_none();
+        is_its_backup && !self.at_once && !may_be_late && !has_tried
+    }
+
     pub(crate) fn begun(&mut self, planned_at: DateTime<Utc>) {
         self.since = planned_at;
         self.at_once = false;
@@ -110,7 +131,7 @@ pub(crate) fn turns(entries: &[Entry], busy: &BTreeSet<Subject>, now: DateTime<U
 
 #[cfg(test)]
 mod tests {
-    use dr_scheduler::{Activity, CivilSchedule};
+    use dr_scheduler::CivilSchedule;
 
     use super::*;
 
@@ -195,5 +216,34 @@ mod tests {
             entry.late_since(first + chrono::TimeDelta::seconds(301)),
             Some(first)
         );
+    }
+
+    #[test]
+    fn wal_that_breaks_off_has_the_next_backup_made_at_once() {
+        let mut erp = entry("erp", Activity::Backup, "0 0 2 * * *");
+        let name: WorkloadName = "erp".parse().unwrap();
+        let asked = |entry: &Entry, certain: bool, second: i64| {
+            entry.makes_good(&name, at(100), certain, at(second))
+        };
+        assert!(asked(&erp, true, 100));
+        assert!(!asked(&erp, false, 219), "it may only be late");
+        assert!(asked(&erp, false, 220));
+        let other = entry("files", Activity::Backup, "0 0 2 * * *");
+        assert!(!asked(&other, true, 100));
+        let verify = entry("erp", Activity::Verify { restore: true }, "0 0 2 * * *");
+        assert!(!asked(&verify, true, 100));
+        erp.at_once = true;
+        assert!(!asked(&erp, true, 101), "once is enough");
+        erp.begun(at(101));
+        assert!(
+            !asked(&erp, true, 110),
+            "it runs, or did and changed nothing"
+        );
+        erp.failed(at(111), "down".to_owned());
+        assert!(asked(&erp, true, 112), "again, as soon as failures allow");
+        // One that began before it was known saw nothing of it.
+        erp.succeeded();
+        erp.since = at(99);
+        assert!(asked(&erp, true, 113));
     }
 }

@@ -91,6 +91,16 @@ fn postgres_workloads(
     workloads.filter_map(|(name, config)| Some((name, config.postgres.as_ref()?)))
 }
 
+/// The workload whose data directory this is, and how many bytes of its WAL may wait, if that is limited.
+pub(super) fn archive_limit<'a>(
+    installation: &'a Installation,
+    folder: &Path,
+) -> Option<(&'a WorkloadName, u64)> {
+    postgres_workloads(installation)
+        .filter(|(_, source)| same_folder(folder, &source.data_directory))
+        .find_map(|(name, source)| Some((name, source.archive_queue_max?.bytes)))
+}
+
 /// The workload that is named, or the only one there is.
 pub(super) fn one_workload<'a>(
     installation: &'a Installation,

@@ -8,25 +8,39 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use dr_installation::{Installation, open_for_wal};
-use dr_model::{Progress, WalFileName, WorkloadName};
+use dr_model::{Progress, SystemId, WalFileName, WorkloadName};
+use dr_sources::postgres::control;
 use dr_store::{Repository, StoreError, WalPut};
 use serde::Serialize;
 
+use super::given_up::{GivenUp, Records};
 use super::{PUSH_TIMEOUT, WAL_FILE_BYTES_MAX, identity, within};
 use crate::BackupError;
-use crate::error::{file_error, store_error};
+use crate::error::{file_error, source_error, store_error};
 
 /// Where the server keeps, beside its WAL, which file is archived (`xlogarchive.c`).
 const STATUS_FOLDER: &str = "archive_status";
 /// WAL files that are stored side by side; each is held in memory.
 const PUSHES_AT_ONCE: usize = 4;
 
-/// Stores one WAL file. Blocks; returns only when it is durable.
+/// What became of a file that PostgreSQL handed over. It may forget it in any case.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Pushed {
+    /// It is durable in the repository.
+    Put(WalPut),
+    /// More waits than may: it was given up, which is written down on this host.
+    GivenUp(Box<GivenUp>),
+    /// More waits than may: a history, which is never given up, is kept on this host until it can be stored.
+    Kept,
+}
+
+/// Stores one WAL file. Blocks; returns only when it is durable, or was given up because more waits than the
+/// workload's `archive_queue_max`.
 ///
 /// # Errors
 /// Everything else: nothing is acknowledged. [`BackupError::WalConflict`] when the archive holds
 /// another content under this name: it is never overwritten.
-pub fn push(config: &Path, file: &Path) -> Result<WalPut, BackupError> {
+pub fn push(config: &Path, file: &Path) -> Result<Pushed, BackupError> {
     let (config, file) = (config.to_owned(), file.to_owned());
     within(
         PUSH_TIMEOUT,
@@ -124,10 +138,119 @@ fn ready_files(pg_wal: &Path) -> Result<Vec<PathBuf>, BackupError> {
     Ok(files.collect())
 }
 
-fn store(config: &Path, file: &Path) -> Result<WalPut, BackupError> {
+fn store(config: &Path, file: &Path) -> Result<Pushed, BackupError> {
     let name = name_of(file)?;
     let body = read_whole(file)?;
-    store_body(&open_for_wal(config)?, &name, file, &body)
+    let installation = open_for_wal(config)?;
+    let Some(queue) = Queue::of(&installation, file)? else {
+        return store_body(&installation, &name, file, &body).map(Pushed::Put);
+    };
+    // Decided before the repository is asked anything: it may be what does not answer.
+    if let Some(instead) = queue.instead(&name, &body, installation.clock.now())? {
+        return Ok(instead);
+    }
+    let put = store_body(&installation, &name, file, &body)?;
+    if let Err(error) = queue.store_histories(&installation, file) {
+        tracing::warn!(
+            error = crate::status::chain(&error),
+            "a history that was kept is not stored yet"
+        );
+    }
+    Ok(Pushed::Put(put))
+}
+
+/// What waits to be archived, where a limit is set for it.
+struct Queue {
+    records: Records,
+    limit: u64,
+    segment_bytes: u64,
+    system_id: SystemId,
+    /// The segments that wait, oldest first.
+    waiting: Vec<WalFileName>,
+}
+
+impl Queue {
+    /// Of the workload in whose data directory a file waits. A file that the server does not wait for (a
+    /// person hands it over) is in no queue, and is stored or refused.
+    fn of(installation: &Installation, file: &Path) -> Result<Option<Self>, BackupError> {
+        let Some(folder) = identity::data_directory_of(Some(file)) else {
+            return Ok(None);
+        };
+        let Some((workload, limit)) = identity::archive_limit(installation, &folder) else {
+            return Ok(None);
+        };
+        if !marker_of(file).exists() {
+            return Ok(None);
+        }
+        let control =
+            control::read(&folder).map_err(source_error("tell how much WAL waits".to_owned()))?;
+        let ready = ready_files(&folder.join("pg_wal"))?;
+        let mut waiting: Vec<WalFileName> = ready
+            .iter()
+            .filter_map(|file| name_of(file).ok())
+            .filter(|name| name.number(control.wal_segment_bytes).is_some())
+            .collect();
+        waiting.sort_by_key(ToString::to_string);
+        Ok(Some(Self {
+            records: Records::of(installation, workload),
+            limit,
+            segment_bytes: control.wal_segment_bytes,
+            system_id: control.system_id,
+            waiting,
+        }))
+    }
+
+    /// What happens to a file instead of being stored, if more waits than may, or did when it was given up
+    /// with others.
+    fn instead(
+        &self,
+        name: &WalFileName,
+        body: &[u8],
+        now: chrono::DateTime<chrono::Utc>,
+    ) -> Result<Option<Pushed>, BackupError> {
+        if let Some(record) = self.records.covering(name, self.system_id)? {
+            return Ok(Some(Pushed::GivenUp(Box::new(record))));
+        }
+        let segments = self.waiting.len() as u64;
+        if segments.saturating_mul(self.segment_bytes) <= self.limit {
+            return Ok(None);
+        }
+        if matches!(name, WalFileName::History { .. }) {
+            self.records.keep_history(name, body)?;
+            return Ok(Some(Pushed::Kept));
+        }
+        let (Some(first), Some(through)) = (self.waiting.first(), self.waiting.last()) else {
+            return Ok(None);
+        };
+        let record = GivenUp {
+            system_id: self.system_id,
+            first: first.clone(),
+            through: through.clone(),
+            segments,
+            segment_bytes: self.segment_bytes,
+            at: now,
+            limit: self.limit,
+        };
+        self.records.write(&record)?;
+        // A `.backup` file of before what waits is no part of it, and nothing needs it.
+        Ok(Some(Pushed::GivenUp(Box::new(record))))
+    }
+
+    /// Stores the histories that were kept, now that the repository answers.
+    fn store_histories(&self, installation: &Installation, file: &Path) -> Result<(), BackupError> {
+        for (name, path) in self.records.histories()? {
+            let body = read_whole(&path)?;
+            // As if it came from where the server has it.
+            store_body(
+                installation,
+                &name,
+                &file.with_file_name(name.to_string()),
+                &body,
+            )?;
+            std::fs::remove_file(&path).map_err(file_error("remove", &path))?;
+        }
+        Ok(())
+    }
 }
 
 fn store_body(

@@ -2,8 +2,8 @@
 //! `dr wal rescue` and `dr wal check`, called by people.
 //!
 //! The exit codes of push and fetch are PostgreSQL's business (25.3.1 and 25.3.3 of its documentation), not the
-//! program's general ones. Push: 0 only when the file is durable, else 1, because a code above 125 would
-//! end the archiver. Fetch: 0 delivered; 1 only when the repository answered and does not hold the file,
+//! program's general ones. Push: 0 only when the file is durable (or, beyond the workload's
+//! `archive_queue_max`, was given up), else 1, because a code above 125 would end the archiver. Fetch: 0 delivered; 1 only when the repository answered and does not hold the file,
 //! because any code of 1 to 125 makes PostgreSQL end recovery and open; 200 for everything else.
 
 use std::os::unix::process::CommandExt;
@@ -13,8 +13,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dr_backup::wal::{
-    Ahead, Fetched, Flushing, Recovery, Rescued, Spool, Standing, Standings, WalCheck, WalGap,
-    WalStretch,
+    Ahead, Fetched, Flushing, Pushed, Recovery, Rescued, Spool, Standing, Standings, WalCheck,
+    WalGap, WalStretch,
 };
 use dr_model::{Progress, WorkloadName};
 
@@ -113,7 +113,20 @@ fn push(
 ) -> Result<(), Failure> {
     let config = dr_config::Config::find(config)?;
     if let Some(path) = path {
-        dr_backup::wal::push(&config, path)?;
+        // PostgreSQL puts this into its own log.
+        match dr_backup::wal::push(&config, path)? {
+            Pushed::Put(_) => {}
+            Pushed::GivenUp(given_up) => output::talk(&format!(
+                "warning: {} is not stored: {}; nothing behind it can be recovered until the next base \
+                 backup",
+                path.display(),
+                given_up.describe()
+            )),
+            Pushed::Kept => output::talk(&format!(
+                "warning: {} is kept on this host until the repository can be reached",
+                path.display()
+            )),
+        }
         return Ok(());
     }
     let workload = workload.map(str::parse).transpose()?;
