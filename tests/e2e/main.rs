@@ -11,6 +11,7 @@
 mod harness;
 
 mod bad_input;
+mod collations;
 mod copies;
 mod demo;
 mod drill_honesty;

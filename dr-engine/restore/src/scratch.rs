@@ -21,6 +21,7 @@ use dr_sources::instance::{
 use dr_sources::postgres::{ConnectOptions, connect, tools};
 use tokio_util::sync::CancellationToken;
 
+use crate::collations;
 use crate::erasure::{self, AppliedErasures, Depth};
 use crate::error::{blocking, file_error, source_error};
 use crate::execute::{Opening, Purpose, prepare_folder, restore_cluster, server_user};
@@ -268,8 +269,27 @@ impl Prepared {
             url,
             password: None,
         };
-        let reached = recovery::reached(&options, &self.data_directory, note).await?;
+        let mut reached = recovery::reached(&options, &self.data_directory, note).await?;
         let superuser = superuser(&options).await?;
+        let server = |database: &str| ConnectOptions {
+            url: socket_url(&superuser, database, port, &socket_directory),
+            password: None,
+        };
+        let differing = collations::beware(server, &superuser)
+            .await
+            .map_err(|source| RestoreError::Source {
+                action: "compare the versions of collations".to_owned(),
+                source: dr_sources::SourceError::Sql {
+                    action: "answer",
+                    source,
+                },
+            })?;
+        if !differing.is_empty() {
+            reached.add_note(collations::told(
+                &differing,
+                "no index was used to read from the copy",
+            ));
+        }
         Ok(Scratch {
             instance,
             data_directory: self.data_directory,

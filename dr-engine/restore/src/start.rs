@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 use crate::RestoreError;
+use crate::collations;
 use crate::error::{blocking, source_error};
 use crate::execute::server_user;
 use crate::recovery::{self, url_parts};
@@ -58,6 +59,16 @@ pub struct Reached {
     pub timeline: Timeline,
     /// When the target itself could not be the end: why, and what was done.
     pub note: Option<String>,
+}
+
+impl Reached {
+    /// Adds what else is to be known.
+    pub(crate) fn add_note(&mut self, more: String) {
+        self.note = Some(match self.note.take() {
+            Some(note) => format!("{note}; {more}"),
+            None => more,
+        });
+    }
 }
 
 /// A server that runs and accepts writes.
@@ -140,7 +151,13 @@ pub async fn start(
     let began = SystemTime::now();
     let (server, note) =
         blocking("start the restored server", move || recover(launch, began)).await?;
-    let reached = recovery::reached(&ConnectOptions { url, password }, &folder, note).await?;
+    let options = ConnectOptions { url, password };
+    let mut reached = recovery::reached(&options, &folder, note).await?;
+    if let Some(differing) = collations::of_database(&options, &database).await {
+        let and_so = "REINDEX what is indexed by text, in every database, before it is relied on, then ALTER \
+                      DATABASE ... REFRESH COLLATION VERSION";
+        reached.add_note(collations::told(&[differing], and_so));
+    }
     let pid = server.pid();
     server.leave_running();
     Ok(Started {

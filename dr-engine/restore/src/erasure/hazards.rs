@@ -7,6 +7,7 @@ use serde::Deserialize;
 use super::doomed::{Part, whose};
 use super::tables::{Tables, json, run};
 use crate::RestoreError;
+use crate::collations;
 
 /// Nobody else is there to wait for. What is locked all the same is so by a prepared transaction, for ever.
 pub(super) const LOCK_WAIT: &str = "set lock_timeout = '60s'";
@@ -72,31 +73,10 @@ pub(super) async fn take_back_prepared(session: &mut PgConnection) -> Result<(),
 /// Keeps the transaction from looking for rows by indexes where they may lie: another host may sort texts
 /// differently, and an index made there does not find here what is in the table.
 pub(super) async fn beware_of_indexes(session: &mut PgConnection) -> Result<(), RestoreError> {
-    #[derive(Deserialize)]
-    struct Differing {
-        differ: bool,
-    }
-    // Before 15 only collations had versions; those of one library tell of the database's own too.
-    let collations = "exists (select from pg_collation c where c.collversion is not null \
-        and c.collversion is distinct from pg_collation_actual_version(c.oid))";
-    let own = "exists (select from pg_database d where d.datname = current_database() \
-        and d.datcollversion is not null \
-        and d.datcollversion is distinct from pg_database_collation_actual_version(d.oid))";
-    #[derive(Deserialize)]
-    struct Version {
-        number: i32,
-    }
-    let version = "select current_setting('server_version_num')::int as number";
-    let version: Vec<Version> = json(session, version, "ask for the version").await?;
-    let query = match version.first().is_some_and(|it| it.number >= 150_000) {
-        true => format!("select {collations} or {own} as differ"),
-        false => format!("select {collations} as differ"),
-    };
     let what = "compare versions of collations";
     run(session, "savepoint dr_collations", what).await?;
-    let said: Result<Vec<Differing>, RestoreError> = json(session, &query, what).await;
-    let differ = match said {
-        Ok(lines) => lines.first().is_none_or(|line| line.differ),
+    let differ = match collations::differing(session).await {
+        Ok(differing) => differing.is_some(),
         // A collation that this host does not have has no version here.
         Err(_) => {
             run(session, "rollback to savepoint dr_collations", what).await?;

@@ -39,11 +39,14 @@ pub(super) async fn verify(work: &Work<'_>, checks: &mut Checks) -> Result<(), R
     let scratch = prepared
         .open(work.installation, Arc::clone(&work.progress))
         .await?;
+    let note = scratch.reached.note.as_ref();
     checks.held(
         "started",
         format!(
-            "recovered to {} on timeline {}",
-            scratch.reached.lsn, scratch.reached.timeline
+            "recovered to {} on timeline {}{}",
+            scratch.reached.lsn,
+            scratch.reached.timeline,
+            note.map_or(String::new(), |note| format!("; {note}"))
         ),
     );
     ask(&scratch, checks).await?;
