@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use dr_backup::Verification;
 use dr_installation::Installation;
-use dr_model::{Position, Progress, RestorePoint, RestorePointId, WorkloadName};
+use dr_model::{Condition, Position, Progress, RestorePoint, RestorePointId, WorkloadName};
 use dr_store::Repository;
 use tokio_util::sync::CancellationToken;
 
@@ -185,6 +185,10 @@ async fn read_everything(work: &Work<'_>, checks: &mut Checks) -> Result<(), Res
             "every WAL file it needs read and verified",
             format!("{segments} files"),
         );
+    }
+    // That it can be read as it was stored proves nothing of what was damaged before.
+    if let Condition::SourceDamaged { details } = &work.point.condition {
+        checks.add("the source was whole", false, details.join("\n"));
     }
     Ok(())
 }

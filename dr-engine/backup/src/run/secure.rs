@@ -310,6 +310,11 @@ impl WalWork {
                     .ok()
                     .and_then(crate::window::parse_history)
                     .ok_or_else(|| bad("it is no timeline history"))?;
+                // A timeline's number can have been given twice: recovery along the other one would end
+                // where this cluster never was.
+                if own.is_some_and(|own| own != body) {
+                    return Err(bad("it is not what this server has"));
+                }
             }
         }
         Ok(body)
@@ -339,5 +344,73 @@ mod tests {
         assert_eq!(segments_of(&position), [name(2 * size), name(3 * size)]);
         position.stop_lsn = Lsn(4 * size + 1);
         assert_eq!(segments_of(&position).len(), 3);
+    }
+
+    /// A segment of 1 MiB as a standby has it, of which the second half was never sent.
+    fn segment(position: &PostgresPosition) -> Vec<u8> {
+        let size = position.wal_segment_bytes;
+        let begin = position.start_lsn.0 / size * size;
+        let mut body = vec![0; usize::try_from(size).unwrap()];
+        body[..2].copy_from_slice(&0xD110u16.to_le_bytes());
+        body[2] = 2;
+        body[4] = 1;
+        body[8..16].copy_from_slice(&begin.to_le_bytes());
+        body[24..32].copy_from_slice(&position.system_id.0.to_le_bytes());
+        body[32..36].copy_from_slice(&u32::try_from(size).unwrap().to_le_bytes());
+        body[36..40].copy_from_slice(&8192u32.to_le_bytes());
+        body
+    }
+
+    /// A standby has the rest of it only when its primary has written it.
+    #[test]
+    fn a_segment_that_its_primary_did_not_archive_is_not_taken_from_a_standby() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = dr_store::LocalBackend::new(&folder.path().join("repository"));
+        let key = dr_store::RepositoryKey::generate();
+        let repository = Repository::create(Arc::new(place), &key).unwrap();
+        let size = 1 << 20;
+        let name = WalFileName::of_number(5, Timeline(1), size);
+        let position = PostgresPosition {
+            system_id: SystemId(77),
+            timeline: Timeline(1),
+            start_lsn: Lsn(5 * size + 40),
+            stop_lsn: Lsn(5 * size + size / 2),
+            start_segment: name.clone(),
+            stop_segment: name.clone(),
+            wal_segment_bytes: size,
+            server_version_num: 150_018,
+            page_checksums: true,
+        };
+        let pg_wal = folder.path().to_owned();
+        std::fs::write(pg_wal.join(name.to_string()), segment(&position)).unwrap();
+        let mut work = WalWork {
+            repository: repository.clone(),
+            workload: "erp".parse().unwrap(),
+            server: ServerWal::Folder(pg_wal),
+            position,
+            origin: Origin::Standby,
+            patience: Duration::ZERO,
+            clock: Arc::new(dr_model::SystemClock),
+            cancel: CancellationToken::new(),
+        };
+        let workload = work.workload.clone();
+        let is_stored = || repository.wal_info(&workload, &name).unwrap().is_some();
+        let error = work.secure().map(drop).unwrap_err();
+        assert!(
+            matches!(&error, BackupError::NotArchivedByPrimary { name: of, .. } if *of == name),
+            "{error:?}"
+        );
+        // Even where it was there a moment ago.
+        let error = work.settle(&name).unwrap_err();
+        assert!(
+            matches!(&error, BackupError::WalMissing { name: of, .. } if *of == name),
+            "{error:?}"
+        );
+        assert!(!is_stored());
+        // A primary's is whole.
+        work.origin = Origin::Primary { archives: false };
+        let secured = work.secure().unwrap();
+        assert!(is_stored());
+        assert_eq!(secured.files, [name]);
     }
 }
