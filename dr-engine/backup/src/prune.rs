@@ -382,3 +382,73 @@ fn request(
         options: PruneOptions::default(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use chrono::TimeDelta;
+    use dr_model::{ByteCount, FilesPosition, Position};
+    use dr_store::{LocalBackend, RepositoryKey};
+
+    use super::*;
+    use crate::Verification;
+
+    fn at(minute: i64) -> DateTime<Utc> {
+        DateTime::UNIX_EPOCH + TimeDelta::minutes(minute)
+    }
+
+    fn point(minute: i64, condition: Condition) -> RestorePoint {
+        let workload: WorkloadName = "erp".parse().unwrap();
+        RestorePoint {
+            id: RestorePointId::new(&workload, at(minute)),
+            workload,
+            tier: "gold".parse().unwrap(),
+            started: at(minute),
+            finished: at(minute),
+            moment: at(minute),
+            position: Position::Files(FilesPosition { entries: 1 }),
+            files: 1,
+            bytes_source: ByteCount(1),
+            bytes_added: ByteCount(1),
+            condition,
+        }
+    }
+
+    #[test]
+    fn a_point_of_a_damaged_source_or_whose_last_proof_failed_does_not_count() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = LocalBackend::new(&folder.path().join("repository"));
+        let repository = Repository::create(Arc::new(place), &RepositoryKey::generate()).unwrap();
+        let damaged = Condition::SourceDamaged {
+            details: vec!["page 3 of data/base/5/16384".to_owned()],
+        };
+        let points = [
+            point(1, Condition::Whole),
+            point(2, damaged.clone()),
+            point(3, damaged),
+            point(4, Condition::Whole),
+            point(5, Condition::Whole),
+        ];
+        // That what was stored can be read proves nothing of what was damaged before.
+        for (place, minute, passed) in
+            [(2, 10, true), (3, 11, false), (4, 12, false), (4, 13, true)]
+        {
+            let proof = Verification {
+                version: Verification::VERSION,
+                point: points[place].id.clone(),
+                workload: points[place].workload.clone(),
+                started: at(minute),
+                finished: at(minute),
+                restored: false,
+                passed,
+                checks: Vec::new(),
+            };
+            proof.store(&repository).unwrap();
+        }
+        let workload = points[0].workload.clone();
+        let facts = facts(&repository, &workload, points.to_vec()).unwrap();
+        let faults: Vec<Option<&str>> = facts.iter().map(|it| it.fault.as_deref()).collect();
+        let source = Some("the source was damaged");
+        let proof = Some("its verification failed at 1970-01-01T00:11:00Z");
+        assert_eq!(faults, [None, source, source, proof, None]);
+    }
+}

@@ -4,7 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
-use dr_config::{DrillFile, ProbeFile, RunbookFile, Tier};
+use dr_config::{DrillFile, ProbeFile, RunbookFile, Step, Tier};
 
 fn shipped(folder: &str) -> Vec<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
@@ -85,4 +85,29 @@ fn one_drill_promises_what_nobody_can_keep() {
             .iter()
             .any(|path| names.contains(&measured_against(path)))
     );
+}
+
+/// What a failed primary did not archive is in its `pg_wal` alone, and a restore takes its place.
+#[test]
+fn a_runbook_that_replaces_a_primary_rescues_its_wal_first() {
+    let mut replacing = 0;
+    for path in shipped("runbooks") {
+        let steps = RunbookFile::load(&path).unwrap().steps;
+        for (place, step) in steps.iter().enumerate() {
+            let Step::Restore(restore) = step else {
+                continue;
+            };
+            let into = restore.into.as_deref().unwrap_or_default();
+            if !restore.as_primary && !into.contains("data_directory") {
+                continue;
+            }
+            replacing += 1;
+            let is_rescued = steps[..place].iter().any(|before| {
+                matches!(before, Step::RescueWal(rescue) if rescue.workload == restore.workload)
+            });
+            let (path, workload) = (path.display(), &restore.workload);
+            assert!(is_rescued, "{path}: the WAL of `{workload}` is lost");
+        }
+    }
+    assert!(replacing > 0, "no runbook rebuilds a primary");
 }

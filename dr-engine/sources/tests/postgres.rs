@@ -5,6 +5,10 @@
 mod cluster;
 #[path = "postgres/streamed.rs"]
 mod streamed;
+#[path = "postgres/told.rs"]
+mod told;
+#[path = "postgres/voided.rs"]
+mod voided;
 
 use std::fs;
 use std::os::unix::fs::FileExt;

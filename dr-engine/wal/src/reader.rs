@@ -338,4 +338,4 @@ fn aligned(bytes: u64) -> u64 {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

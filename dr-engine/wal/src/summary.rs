@@ -263,3 +263,6 @@ impl Summary {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -347,6 +347,103 @@ mod tests {
         assert!(newest(vec![point(1, None)], SystemId(7), Timeline(1)).is_none());
     }
 
+    /// A server on timeline 1 of system 7.
+    fn server() -> ClusterIdentity {
+        ClusterIdentity {
+            system_id: SystemId(7),
+            timeline: Timeline(1),
+            server_version_num: 150_019,
+            server_version: "15.19".to_owned(),
+            wal_segment_bytes: 16 << 20,
+            data_directory: None,
+            in_recovery: false,
+            page_checksums: true,
+            archive_mode: "on".to_owned(),
+            archive_command: String::new(),
+            archive_timeout_seconds: 0,
+            wal_level: "replica".to_owned(),
+            current_lsn: Lsn(2000),
+        }
+    }
+
+    /// Where an earlier backup begins that `change` makes another one than this server can go on from, or
+    /// why it has to read everything.
+    fn built_on(
+        server: &ClusterIdentity,
+        change: impl FnOnce(&mut RestorePoint, &mut PostgresPosition),
+    ) -> Result<Lsn, String> {
+        let mut earlier = point(1, Some((1, 1000)));
+        let Position::Postgres(mut position) = earlier.position.clone() else {
+            unreachable!("it is made as one")
+        };
+        change(&mut earlier, &mut position);
+        earlier.position = Position::Postgres(position);
+        let folder = tempfile::tempdir().unwrap();
+        let place = dr_store::LocalBackend::new(&folder.path().join("repository"));
+        let key = dr_store::RepositoryKey::generate();
+        let repository = Repository::create(std::sync::Arc::new(place), &key).unwrap();
+        let beginning = Beginning {
+            log: Log {
+                repository: &repository,
+                workload: &earlier.workload,
+                pg_wal: folder.path().to_owned(),
+                system_id: server.system_id,
+                cancel: tokio_util::sync::CancellationToken::new(),
+            },
+            identity: server,
+            start_lsn: Lsn(1000),
+            segment_pages: SEGMENT,
+            now: DateTime::UNIX_EPOCH,
+            full_every: chrono::TimeDelta::MAX,
+        };
+        let found = beginning.position_of(&earlier);
+        found.map(|position| position.start_lsn)
+    }
+
+    #[test]
+    fn a_backup_builds_only_on_one_that_the_same_servers_wal_leads_away_from() {
+        let server = server();
+        // One that ends where this one begins, of an earlier minor version.
+        assert_eq!(built_on(&server, |_, _| {}), Ok(Lsn(999)));
+        let why = |change: fn(&mut RestorePoint, &mut PostgresPosition)| {
+            built_on(&server, change).unwrap_err()
+        };
+        let of_another = [
+            why(|_, position| position.system_id = SystemId(8)),
+            why(|_, position| position.wal_segment_bytes = 1 << 20),
+            why(|_, position| position.server_version_num = 140_018),
+        ];
+        for said in of_another {
+            assert!(said.contains("is of another cluster"), "{said}");
+        }
+        let said = why(|_, position| position.timeline = Timeline(2));
+        assert!(
+            said.contains("is of timeline 2, the server is on 1"),
+            "{said}"
+        );
+        let said = why(|_, position| position.page_checksums = false);
+        assert!(said.contains("checksums were switched"), "{said}");
+        let said = why(|point, _| {
+            point.condition = Condition::SourceDamaged {
+                details: vec!["a page".to_owned()],
+            };
+        });
+        assert!(said.contains("holds damaged pages"), "{said}");
+    }
+
+    #[test]
+    fn a_server_that_was_set_back_behind_an_earlier_backups_end_reads_everything() {
+        let mut server = server();
+        let set_back = |server: &ClusterIdentity| {
+            built_on(server, |_, position| position.stop_lsn = Lsn(1001)).unwrap_err()
+        };
+        let said = set_back(&server);
+        assert!(said.contains("the server was set back"), "{said}");
+        server.in_recovery = true;
+        let said = set_back(&server);
+        assert!(said.contains("the standby has not come that far"), "{said}");
+    }
+
     fn summary(file: u32, new_from: Option<u32>, blocks: &[u32]) -> Summary {
         let relation = Relation {
             tablespace: 1663,

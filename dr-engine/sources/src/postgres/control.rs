@@ -60,11 +60,19 @@ pub fn read(data_directory: &Path) -> Result<ControlData, SourceError> {
 /// As [`read`], with the bytes that were judged: what a backup stores.
 pub(crate) fn read_bytes(data_directory: &Path) -> Result<(Vec<u8>, ControlData), SourceError> {
     let path = data_directory.join("global/pg_control");
+    read_until_whole(&path, || std::fs::read(&path))
+}
+
+/// Reads until what is read is whole.
+fn read_until_whole(
+    path: &Path,
+    mut read: impl FnMut() -> std::io::Result<Vec<u8>>,
+) -> Result<(Vec<u8>, ControlData), SourceError> {
     for attempt in 0..READ_ATTEMPTS {
         if attempt > 0 {
             std::thread::sleep(PAUSE_BEFORE_REREAD);
         }
-        let bytes = std::fs::read(&path).map_err(SourceError::file("read", &path))?;
+        let bytes = read().map_err(SourceError::file("read", path))?;
         if bytes.len() == FILE_BYTES
             && let Some(control) = parse(&bytes)
         {
@@ -72,7 +80,7 @@ pub(crate) fn read_bytes(data_directory: &Path) -> Result<(Vec<u8>, ControlData)
         }
     }
     Err(SourceError::Malformed {
-        path,
+        path: path.to_owned(),
         what: "its CRC or version is wrong".to_owned(),
     })
 }
@@ -113,4 +121,64 @@ fn u32_at(bytes: &[u8], offset: usize) -> Option<u32> {
 
 fn u64_at(bytes: &[u8], offset: usize) -> Option<u64> {
     Some(u64::from_le_bytes(*bytes.get(offset..)?.first_chunk()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As version 15 writes it, but for what is not read.
+    fn whole(checkpoint: u64) -> Vec<u8> {
+        let mut bytes = vec![0; FILE_BYTES];
+        bytes[8..12].copy_from_slice(&1300u32.to_le_bytes());
+        bytes[32..40].copy_from_slice(&checkpoint.to_le_bytes());
+        let crc = crc32c::crc32c(&bytes[..288]);
+        bytes[288..292].copy_from_slice(&crc.to_le_bytes());
+        bytes
+    }
+
+    /// The beginning of one, and the rest of another: what a reader sees while the server writes.
+    fn torn() -> Vec<u8> {
+        [
+            &whole(0x0500_0028)[..36],
+            &whole(0x0300_0028_0000_0000)[36..],
+        ]
+        .concat()
+    }
+
+    fn read_from(contents: &[Vec<u8>]) -> (Result<Vec<u8>, String>, usize) {
+        let mut times = 0;
+        let path = Path::new("/data/global/pg_control");
+        let read = read_until_whole(path, || {
+            times += 1;
+            Ok(contents[(times - 1).min(contents.len() - 1)].clone())
+        });
+        let bytes = read.map(|(bytes, control)| {
+            assert_eq!(parse(&bytes).as_ref(), Some(&control));
+            bytes
+        });
+        (bytes.map_err(|error| error.to_string()), times)
+    }
+
+    #[test]
+    fn a_control_file_that_is_torn_is_read_again_until_it_is_whole() {
+        let (torn, good) = (torn(), whole(0x0600_0028));
+        assert_eq!(parse(&torn), None);
+        assert_eq!(
+            read_from(std::slice::from_ref(&good)),
+            (Ok(good.clone()), 1)
+        );
+        let short = good[..4096].to_vec();
+        let seen = [
+            torn.clone(),
+            short,
+            torn.clone(),
+            good.clone(),
+            torn.clone(),
+        ];
+        assert_eq!(read_from(&seen), (Ok(good), 4));
+        let (read, times) = read_from(&[torn]);
+        assert!(read.is_err_and(|said| said.contains("its CRC or version is wrong")));
+        assert_eq!(times, usize::try_from(READ_ATTEMPTS).unwrap());
+    }
 }

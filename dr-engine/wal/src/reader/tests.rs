@@ -7,7 +7,7 @@ const SEGMENT: u64 = 1 << 20;
 const MAGIC_15: u16 = 0xD110;
 
 /// Writes a log as PostgreSQL lays it out.
-struct Log {
+pub(crate) struct Log {
     bytes: Vec<u8>,
     last: u64,
     /// Flags for the next page that begins.
@@ -15,7 +15,7 @@ struct Log {
 }
 
 impl Log {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             bytes: Vec::new(),
             last: 0,
@@ -69,6 +69,12 @@ impl Log {
 
     /// Adds a record of `data` bytes; returns where it begins.
     fn record(&mut self, manager: u8, info: u8, data: usize) -> u64 {
+        let data: Vec<u8> = (0..data).map(|byte| byte.to_le_bytes()[0]).collect();
+        self.record_of(manager, info, &data)
+    }
+
+    /// Adds a record that says this; returns where it begins.
+    pub(crate) fn record_of(&mut self, manager: u8, info: u8, data: &[u8]) -> u64 {
         let bytes = self.made(manager, info, data);
         self.bytes.resize(self.bytes.len().next_multiple_of(8), 0);
         if self.bytes.len().is_multiple_of(PAGE) {
@@ -80,17 +86,17 @@ impl Log {
         at
     }
 
-    fn made(&self, manager: u8, info: u8, data: usize) -> Vec<u8> {
-        let mut body = match data {
+    fn made(&self, manager: u8, info: u8, data: &[u8]) -> Vec<u8> {
+        let mut body = match data.len() {
             0 => Vec::new(),
-            1..=255 => vec![255, u8::try_from(data).unwrap()],
-            _ => {
+            bytes @ 1..=255 => vec![255, u8::try_from(bytes).unwrap()],
+            bytes => {
                 let mut long = vec![254];
-                long.extend_from_slice(&u32::try_from(data).unwrap().to_le_bytes());
+                long.extend_from_slice(&u32::try_from(bytes).unwrap().to_le_bytes());
                 long
             }
         };
-        body.extend((0..data).map(|byte| byte.to_le_bytes()[0]));
+        body.extend_from_slice(data);
         let mut head = Vec::new();
         head.extend_from_slice(&u32::try_from(24 + body.len()).unwrap().to_le_bytes());
         head.extend_from_slice(&5u32.to_le_bytes());
@@ -100,6 +106,21 @@ impl Log {
         head.extend_from_slice(&sum.to_le_bytes());
         head.extend_from_slice(&body);
         head
+    }
+
+    /// Hands over its records, as the reader finds them.
+    pub(crate) fn each(&self, with: &mut dyn FnMut(&Record<'_>)) {
+        let mut bytes = self.bytes.clone();
+        bytes.resize(bytes.len().next_multiple_of(PAGE), 0);
+        let (mut reader, mut last) = (reader(), 0);
+        for page in bytes.chunks(PAGE) {
+            let read = reader.page(page, &mut |record| {
+                last = record.lsn.0;
+                with(record);
+            });
+            // Where its records end.
+            assert!(read.is_ok() || last == self.last, "{read:?}");
+        }
     }
 
     fn end_segment(&mut self) {
