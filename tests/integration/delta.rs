@@ -115,6 +115,63 @@ fn a_damaged_cluster_is_made_whole_in_its_place_and_loses_nothing() {
     restored.stop("fast");
 }
 
+/// Neither its size nor its time tells whether a file is right.
+#[test]
+fn a_changed_byte_is_found_though_size_and_time_are_as_they_were() {
+    let world = stopped("same-time");
+    let judge = world.path("judge");
+    let text = judge.display().to_string();
+    world
+        .dr(&["restore", "erp", "--into", &text, "--to", "latest"])
+        .ok();
+    // In parts, whole, in a tablespace, and what is no relation's.
+    let data = world.cluster.data.clone();
+    let paths = {
+        world.cluster.start();
+        let paths = ["large", "mark", "far", "pg_class"].map(|name| file_of(&world, name));
+        world.cluster.stop("fast");
+        paths
+    };
+    let within = |path: &Path| path.strip_prefix(&data).unwrap().to_owned();
+    let mut paths: Vec<PathBuf> = paths.iter().map(|path| within(path)).collect();
+    paths.extend(["pg_xact/0000", "global/pg_filenode.map", "PG_VERSION"].map(PathBuf::from));
+    let rescued = world.dr(&["wal", "rescue", "erp"]);
+    assert_eq!(rescued.code, Some(0), "{rescued}");
+    // As it is after a restore, so that nothing differs but what is changed now.
+    restore_over(&world, &[]).ok();
+    for path in &paths {
+        let (live, good) = (data.join(path), fs::read(judge.join(path)).unwrap());
+        assert!(fs::read(&live).unwrap() == good, "{}", path.display());
+        let before = fs::metadata(&live).unwrap();
+        for at in [0, good.len() as u64 / 2, good.len() as u64 - 1] {
+            flip(&live, at);
+        }
+        let file = fs::File::options().write(true).open(&live).unwrap();
+        file.set_modified(before.modified().unwrap()).unwrap();
+        drop(file);
+        let after = fs::metadata(&live).unwrap();
+        let (was, is) = (
+            (before.len(), before.mtime(), before.mtime_nsec()),
+            (after.len(), after.mtime(), after.mtime_nsec()),
+        );
+        assert_eq!(was, is, "{}", path.display());
+        assert!(fs::read(&live).unwrap() != good, "{}", path.display());
+    }
+    restore_over(&world, &[]).ok();
+    for path in &paths {
+        let (now, good) = (fs::read(data.join(path)), fs::read(judge.join(path)));
+        assert!(now.unwrap() == good.unwrap(), "{}", path.display());
+    }
+    world.pg_verifybackup(&data);
+    world.cluster.start();
+    let restored = Cluster::running(&world.account, &data, &world.cluster.database);
+    let expected = "20000|20";
+    let sum = "select count(*), count(*) filter (where t = 'changed') from large";
+    assert_eq!(restored.value(sum), expected);
+    assert_eq!(restored.value("select count(*) from far"), "5000");
+    restored.stop("fast");
+}
+
 #[test]
 fn what_was_interrupted_does_not_start_and_is_gone_on_with() {
     let world = stopped("interrupted");

@@ -13,7 +13,7 @@ use crate::harness::{Cluster, ERP, Options, Program, World, postgres_program, wa
 const QUIET: &str = "autovacuum = off\nbgwriter_lru_maxpages = 0\nmax_prepared_transactions = 5\n\
                      allow_in_place_tablespaces = on\ncheckpoint_timeout = 1h\nwal_keep_size = 4MB";
 
-fn world(name: &'static str) -> World {
+pub(crate) fn world(name: &'static str) -> World {
     World::protected(&Options {
         settings: QUIET,
         ..Options::new(name, &ERP)
@@ -27,7 +27,7 @@ fn back_up(world: &World) -> String {
 }
 
 #[track_caller]
-fn reads_everything(world: &World, because: &str) {
+pub(crate) fn reads_everything(world: &World, because: &str) {
     let said = back_up(world);
     let wanted = "Everything is read: ";
     assert!(said.contains(wanted) && said.contains(because), "{said}");
@@ -35,7 +35,7 @@ fn reads_everything(world: &World, because: &str) {
 
 /// Backs up, and returns how many pages were read because they changed, and what was not read.
 #[track_caller]
-fn reads_changes(world: &World) -> (u64, String) {
+pub(crate) fn reads_changes(world: &World) -> (u64, String) {
     let said = back_up(world);
     let line = said
         .lines()
@@ -49,7 +49,7 @@ fn reads_changes(world: &World) -> (u64, String) {
 
 /// Restores the newest restore point, as it was captured, without starting it: over what is there.
 #[track_caller]
-fn restored(world: &World, into: &str) -> PathBuf {
+pub(crate) fn restored(world: &World, into: &str) -> PathBuf {
     let point = world.points("erp").pop().unwrap();
     let folder = world.path(into);
     let text = folder.display().to_string();
@@ -60,32 +60,51 @@ fn restored(world: &World, into: &str) -> PathBuf {
     folder
 }
 
-/// Files of relations' main forks, by path, but those that recovery empties.
-fn main_forks(data: &Path) -> BTreeMap<String, Vec<u8>> {
-    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
-    let mut folders = vec![data.join("global")];
-    for parent in ["base", "pg_tblspc"] {
-        let mut below = vec![data.join(parent)];
-        while let Some(folder) = below.pop() {
-            let entries = fs::read_dir(&folder).unwrap().map(Result::unwrap);
-            below.extend(entries.map(|e| e.path()).filter(|path| path.is_dir()));
-            folders.push(folder);
-        }
-    }
+/// Folders that a server empties, or fills anew, when it starts.
+pub(crate) const NOT_KEPT: [&str; 9] = [
+    "pg_wal",
+    "pg_replslot",
+    "pg_stat",
+    "pg_stat_tmp",
+    "pg_notify",
+    "pg_serial",
+    "pg_snapshots",
+    "pg_subtrans",
+    "pg_dynshmem",
+];
+/// What a running server has and a restored folder has not, the other way round, and what a restore writes itself.
+const NOT_COMPARED: [&str; 9] = [
+    "postmaster.pid",
+    "postmaster.opts",
+    "backup_label",
+    "backup_label.old",
+    "tablespace_map",
+    "backup_manifest",
+    "recovery.signal",
+    "postgresql.auto.conf",
+    "pg_internal.init",
+];
+
+/// Every file of a data directory that a base backup has, by path.
+pub(crate) fn every_file(data: &Path) -> BTreeMap<String, Vec<u8>> {
     let mut found = BTreeMap::new();
-    for folder in folders {
+    let mut open = vec![data.to_owned()];
+    while let Some(folder) = open.pop() {
+        let is_root = folder == data;
         for entry in fs::read_dir(&folder).unwrap().map(Result::unwrap) {
-            let name = entry.file_name().into_string().unwrap();
-            let node = name.split('.').next().unwrap();
-            let is_unlogged = folder.join(format!("{node}_init")).exists();
-            if entry.path().is_file() && is_number(node) && !is_unlogged {
-                let path = entry
-                    .path()
-                    .strip_prefix(data)
-                    .unwrap()
-                    .display()
-                    .to_string();
-                found.insert(path, fs::read(entry.path()).unwrap());
+            let (path, name) = (entry.path(), entry.file_name().into_string().unwrap());
+            let node = name.split(['.', '_']).next().unwrap();
+            // Of an unlogged relation there is what it begins with.
+            let has_init = folder.join(format!("{node}_init")).exists();
+            if path.is_dir() {
+                if !(is_root && NOT_KEPT.contains(&name.as_str())) {
+                    open.push(path);
+                }
+            } else if !NOT_COMPARED.contains(&name.as_str())
+                && (!has_init || name.contains("_init"))
+            {
+                let inside = path.strip_prefix(data).unwrap().display().to_string();
+                found.insert(inside, fs::read(path).unwrap());
             }
         }
     }
@@ -93,8 +112,8 @@ fn main_forks(data: &Path) -> BTreeMap<String, Vec<u8>> {
 }
 
 #[track_caller]
-fn assert_same(world: &World, restored: &Path, when: &str) {
-    let (live, back) = (main_forks(&world.cluster.data), main_forks(restored));
+pub(crate) fn assert_same(world: &World, restored: &Path, when: &str) {
+    let (live, back) = (every_file(&world.cluster.data), every_file(restored));
     let names = |files: &BTreeMap<String, Vec<u8>>| files.keys().cloned().collect::<Vec<_>>();
     assert_eq!(names(&live), names(&back), "{when}");
     for (path, content) in &live {
@@ -133,7 +152,7 @@ fn read_by_another_program(world: &World, into: &Path) {
 
 /// `amcheck`'s own program, over all tables and indexes of all databases.
 #[track_caller]
-fn pg_amcheck(cluster: &Cluster) {
+pub(crate) fn pg_amcheck(cluster: &Cluster) {
     Program::new(&cluster.account, postgres_program("pg_amcheck"))
         .args([
             "--all",

@@ -199,6 +199,104 @@ fn a_full_segment_takes_the_place_of_its_tails() {
     );
 }
 
+/// Recovery that ends before what was acknowledged opens a server that has lost it.
+#[test]
+fn a_damaged_tail_is_not_the_end_of_the_archive() {
+    let world = world("stream-damaged", "wal_keep_size = 1GB");
+    let receiver = receive(&world);
+    for number in 0..20 {
+        order(&world, &format!("live-{number}"));
+        wait_flushed(&world);
+    }
+    stop_receiver(&world, receiver);
+    let growing = world
+        .cluster
+        .value("select pg_walfile_name(pg_current_wal_lsn())");
+    let into = world.path("into");
+    fs::create_dir(&into).unwrap();
+    world.account.own(&into);
+    let to = into.join("RECOVERYXLOG").display().to_string();
+    let fetch = || world.dr(&["wal", "fetch", "--workload", "erp", &growing, &to]);
+    let fails = |when: &str| {
+        let output = fetch();
+        assert_eq!(output.code, Some(200), "{when}: {output}");
+        assert_eq!(fs::read_dir(&into).unwrap().count(), 0, "{when}");
+    };
+    fetch().ok();
+    let whole = fs::read(&to).unwrap();
+    fs::remove_file(&to).unwrap();
+    let folder = world.path("repository/records/wal-tail/erp");
+    let of_it: Vec<_> = tails(&world)
+        .into_iter()
+        .filter(|tail| tail.starts_with(&growing))
+        .collect();
+    // `<segment>.<from>-<to>`
+    let end = |name: &&String| name.rsplit('-').next().unwrap().to_owned();
+    let begin = |name: &&String| {
+        name[growing.len() + 1..]
+            .split('-')
+            .next()
+            .unwrap()
+            .to_owned()
+    };
+    let last = of_it.iter().max_by_key(end).unwrap();
+    let start = of_it.iter().map(|name| begin(&name)).min().unwrap();
+    for name in &of_it {
+        let path = folder.join(name);
+        let good = fs::read(&path).unwrap();
+        for place in [0, 40, 70, good.len() / 2, good.len() - 1] {
+            let mut bad = good.clone();
+            bad[place] ^= 1;
+            fs::write(&path, bad).unwrap();
+            // What others hold together need not be read.
+            if name != last && fetch().code == Some(0) {
+                assert!(fs::read(&to).unwrap() == whole, "{name}, byte {place}");
+                fs::remove_file(&to).unwrap();
+            } else {
+                fails(&format!("{name}, byte {place} flipped"));
+            }
+        }
+        fs::write(&path, &good[..good.len() / 2]).unwrap();
+        if name == last {
+            fails(&format!("{name}, cut"));
+        }
+        fs::write(&path, good).unwrap();
+    }
+    // One of them gone, the one that reaches furthest apart: what came behind it is there, which is not what an
+    // archive looks like that was given no more.
+    let later = world.path("later");
+    fs::create_dir(&later).unwrap();
+    for name in of_it.iter().filter(|name| *name != last) {
+        fs::rename(folder.join(name), later.join(name)).unwrap();
+        if fetch().code == Some(0) {
+            assert!(fs::read(&to).unwrap() == whole, "without {name}");
+            fs::remove_file(&to).unwrap();
+        } else {
+            fails(&format!("without {name}"));
+        }
+        fs::rename(later.join(name), folder.join(name)).unwrap();
+    }
+    // All but that one.
+    let but_last = || of_it.iter().filter(|name| *name != last);
+    assert!(begin(&last) > start, "{of_it:?}");
+    for name in but_last() {
+        fs::rename(folder.join(name), later.join(name)).unwrap();
+    }
+    fails("without its beginning");
+    for name in but_last() {
+        fs::rename(later.join(name), folder.join(name)).unwrap();
+    }
+    fetch().ok();
+    assert!(fs::read(&to).unwrap() == whole);
+    // Nothing of it at all: the archive ends before it.
+    fs::remove_file(&to).unwrap();
+    for name in &of_it {
+        fs::rename(folder.join(name), later.join(name)).unwrap();
+    }
+    assert_eq!(fetch().code, Some(1));
+    assert_eq!(fs::read_dir(&into).unwrap().count(), 0);
+}
+
 #[test]
 fn a_synchronous_commit_returns_when_it_is_in_the_repository() {
     let world = world("stream-sync", "");
@@ -214,12 +312,20 @@ fn a_synchronous_commit_returns_when_it_is_in_the_repository() {
     for number in 0..20 {
         order(&world, &format!("sync-{number}"));
     }
+    // Nothing is replayed in a repository: a commit that asks for it does not hang, and one that asks for less
+    // gets no less.
+    for level in ["remote_apply", "remote_write"] {
+        world.cluster.psql(&format!(
+            "set statement_timeout = '60s'; set synchronous_commit = {level}; \
+             insert into sales_order (tenant_id, order_no) values (1, 'sync-{level}')"
+        ));
+    }
     // Whatever was acknowledged is there at once: nothing is waited for.
     kill_receiver(&world, &mut receiver);
     kill_server(&world.cluster);
     fs::remove_dir_all(&world.cluster.data).unwrap();
     let restored = world.restore_started("restored", "latest");
-    assert_eq!(orders(&restored, "sync-%"), "20");
+    assert_eq!(orders(&restored, "sync-%"), "22");
     restored.stop("fast");
 }
 

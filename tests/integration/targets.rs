@@ -168,6 +168,147 @@ fn each_kind_of_target_is_reached_exactly() {
     restored.stop("fast");
 }
 
+/// Runs statements of which some end transactions, in one session, and returns what was said.
+fn session(world: &World, statements: &str) -> String {
+    let file = world.path("session.sql");
+    fs::write(&file, statements).unwrap();
+    let file = ["-f".as_ref(), file.as_os_str()];
+    let told = world.cluster.psql_program().args(file).run().ok();
+    told.stdout.trim().to_owned()
+}
+
+/// Restores to a target or to just before it, with the given words, and starts that.
+fn restored_to(world: &World, into: &str, words: &[&str]) -> Cluster {
+    let folder = world.path(into);
+    let text = folder.display().to_string();
+    let given = ["restore", "erp", "--into", &text, "--start", "--to"];
+    world.dr(&[&given, words].concat()).ok();
+    Cluster::running(&world.account, &folder, &world.cluster.database)
+}
+
+const WAITING: &str = "select string_agg(gid, ',' order by gid) from pg_prepared_xacts";
+
+#[test]
+fn a_prepared_transaction_is_reached_where_it_was_committed() {
+    let world = World::protected(&Options {
+        settings: "max_prepared_transactions = 5",
+        ..Options::new("prepared-target", &ERP)
+    });
+    world.cluster.psql("create table mark (n int primary key)");
+    let prepare = |n: u32, name: &str| {
+        let begin = format!("begin; insert into mark values ({n}); select pg_current_xact_id();");
+        session(&world, &format!("{begin} prepare transaction '{name}';"))
+    };
+    let mark = |n: u32| {
+        world
+            .cluster
+            .psql(&format!("insert into mark values ({n})"))
+    };
+    mark(1);
+    let kept = prepare(2, "kept");
+    let given_up = prepare(3, "given up");
+    // The backup has both as they wait.
+    mark(4);
+    world.cluster.psql("checkpoint");
+    world.dr(&["backup", "run", "erp"]).ok();
+    mark(5);
+    world.cluster.psql("commit prepared 'kept'");
+    mark(6);
+    world.cluster.psql("rollback prepared 'given up'");
+    mark(7);
+    world.cluster.switch_and_wait();
+
+    let into = world.path("nowhere").display().to_string();
+    let preview = ["restore", "erp", "--into", &into, "--preview", "--to"];
+    let target = format!("xid:{kept}");
+    let said = world.dr(&[&preview[..], &[&target]].concat()).ok();
+    said.says(&[&format!("transaction {kept} was committed")]);
+
+    let restored = restored_to(&world, "at", &[&format!("xid:{kept}")]);
+    assert_eq!(marks(&restored), ["1", "2", "4", "5"], "at its commit");
+    assert_eq!(restored.value(WAITING), "given up");
+    restored.stop("fast");
+
+    let restored = restored_to(&world, "before", &[&format!("before:{kept}")]);
+    assert_eq!(marks(&restored), ["1", "4", "5"], "before its commit");
+    assert_eq!(restored.value(WAITING), "given up,kept");
+    // It is what it was: it can be ended either way.
+    restored.psql("commit prepared 'kept'");
+    assert_eq!(marks(&restored), ["1", "2", "4", "5"]);
+    restored.stop("fast");
+
+    let restored = restored_to(&world, "end", &[&format!("xid:{given_up}")]);
+    assert_eq!(marks(&restored), ["1", "2", "4", "5", "6"], "at its end");
+    assert_eq!(restored.value(WAITING), "");
+    restored.stop("fast");
+}
+
+/// Where the record of a transaction's commit begins, by PostgreSQL's own reader.
+fn commit_of(world: &World, xid: &str, segment: &str) -> String {
+    let told = Program::new(&world.account, postgres_program("pg_waldump"))
+        .args(["--rmgr=Transaction", &format!("--xid={xid}")])
+        .args([world.cluster.data.join("pg_wal").join(segment)])
+        .run()
+        .ok();
+    let commits: Vec<&str> = told
+        .stdout
+        .lines()
+        .filter(|line| line.contains("desc: COMMIT"))
+        .collect();
+    assert_eq!(commits.len(), 1, "{told}");
+    let lsn = commits[0].split_once("lsn: ").unwrap().1;
+    lsn.split(',').next().unwrap().to_owned()
+}
+
+#[test]
+fn a_record_that_begins_at_the_target_is_replayed_and_with_exclusive_it_is_not() {
+    let world = World::protected(&Options {
+        settings: "wal_keep_size = 64MB",
+        ..Options::new("lsn-target", &ERP)
+    });
+    world.cluster.psql("create table mark (n int primary key)");
+    world.cluster.switch_and_wait();
+    for n in 1..=3 {
+        mark(&world.cluster, n);
+    }
+    let second = world.cluster.value("select xmin from mark where n = 2");
+    let segment = world.cluster.switch_and_wait();
+    let at = commit_of(&world, &second, &segment);
+    let (high, low) = at.split_once('/').unwrap();
+    let next = format!("{high}/{:X}", u32::from_str_radix(low, 16).unwrap() + 1);
+    let previous = format!("{high}/{:X}", u32::from_str_radix(low, 16).unwrap() - 1);
+    let cases = [
+        ("inclusive", vec![at.as_str()], "1,2"),
+        ("exclusive", vec![at.as_str(), "--exclusive"], "1"),
+        // Between two records: up to the one behind, which is the third one's insert; or up to it.
+        ("inclusive-behind", vec![next.as_str()], "1,2"),
+        (
+            "exclusive-behind",
+            vec![next.as_str(), "--exclusive"],
+            "1,2",
+        ),
+        // Reached by the commit itself, which is then replayed, or by it and not replayed.
+        ("inclusive-ahead", vec![previous.as_str()], "1,2"),
+        (
+            "exclusive-ahead",
+            vec![previous.as_str(), "--exclusive"],
+            "1",
+        ),
+    ];
+    for (name, words, expected) in cases {
+        let restored = restored_to(&world, name, &words);
+        assert_eq!(marks(&restored).join(","), expected, "{name}: {words:?}");
+        restored.stop("fast");
+    }
+    // The same moment by its transaction.
+    let restored = restored_to(&world, "by-number", &[&format!("xid:{second}")]);
+    assert_eq!(marks(&restored), ["1", "2"]);
+    restored.stop("fast");
+    let restored = restored_to(&world, "before", &[&format!("xid:{second}"), "--exclusive"]);
+    assert_eq!(marks(&restored), ["1"]);
+    restored.stop("fast");
+}
+
 #[test]
 fn a_restored_folder_passes_pg_verifybackup_and_is_verified() {
     let world = world("verify");

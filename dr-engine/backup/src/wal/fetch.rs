@@ -5,13 +5,16 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use dr_installation::{Installation, open_for_wal};
-use dr_model::{WalFileName, WorkloadName};
+use dr_model::{Lsn, WalFileName, WorkloadName};
 use dr_store::Repository;
 use dr_wal::page::SegmentHeader;
 
 use super::{FETCH_TIMEOUT, Flushing, identity, within};
 use crate::BackupError;
 use crate::error::{file_error, store_error};
+
+/// So often it is looked for what was streamed before something of it is said to be missing.
+const LOOKS_MAX: u32 = 3;
 
 /// What became of a fetch that got an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,6 +59,8 @@ fn deliver(
         None => identity::workload_of_directory(installation, &name)?,
     };
     let repository = installation.repository_of(&workload)?;
+    // Of folders there is never any WAL: that proves nothing.
+    identity::one_workload(installation, Some(&workload), "what is to be fetched")?;
     let failed = || store_error(format!("fetch {name} of `{workload}`"), &repository);
     let whole = || repository.get_wal(&workload, &name).map_err(failed());
     let body = match whole()? {
@@ -88,21 +93,39 @@ pub(super) fn streamed(
         return Ok(None);
     }
     let failed = || store_error(format!("fetch {name} of `{workload}`"), repository);
-    let places = repository.tails(workload).map_err(failed())?;
-    let of_it = places.iter().filter(|place| place.segment == *name);
-    // Where the segment begins, its first page must say.
-    let Some(start) = of_it.map(|place| place.from).min() else {
-        return Ok(None);
-    };
-    let (mut body, damaged) = repository
-        .read_tails(workload, name, start)
-        .map_err(failed())?;
-    // Recovery would end before what was acknowledged, without a word.
-    if let Some(damaged) = damaged {
-        return Err(failed()(damaged));
-    }
-    let Some(page) = SegmentHeader::parse(&body) else {
-        return Ok(None);
+    let mut looks = 0;
+    let (mut body, page) = loop {
+        looks += 1;
+        let places = repository.tails(workload).map_err(failed())?;
+        let of_it = || places.iter().filter(|place| place.segment == *name);
+        // Where the segment begins, its first page must say.
+        let start = of_it().map(|place| place.from).min();
+        let (Some(start), Some(end)) = (start, of_it().map(|place| place.to).max()) else {
+            return Ok(None);
+        };
+        let (body, damaged) = repository
+            .read_tails(workload, name, start)
+            .map_err(failed())?;
+        // Recovery would end before what was acknowledged, without a word.
+        if let Some(damaged) = damaged {
+            return Err(failed()(damaged));
+        }
+        let reached = Lsn(start.0.saturating_add(body.len() as u64));
+        match SegmentHeader::parse(&body) {
+            Some(page) if reached >= end => break (body, page),
+            // A listing is no picture of one moment.
+            _ if looks < LOOKS_MAX => {}
+            found => {
+                let lacking = found.map_or_else(
+                    || format!("before {start}"),
+                    |_| format!("from {reached} to before {end}"),
+                );
+                return Err(BackupError::BadWal {
+                    file: name.to_string(),
+                    what: format!("of what was streamed of it, something is missing {lacking}"),
+                });
+            }
+        }
     };
     if let Ok(bytes) = usize::try_from(page.segment_bytes)
         && body.len() < bytes
