@@ -10,13 +10,13 @@ use crate::stream::{end, order, orders, serve};
 
 const LIMIT: Duration = Duration::from_secs(90);
 /// In segments of the harness's clusters, which have 1 MiB.
-const SEGMENTS_THAT_MAY_WAIT: usize = 3;
+const SEGMENTS_THAT_MAY_WAIT: usize = 4;
 
 fn limited(name: &'static str) -> World {
     let world = World::protected(&Options::new(name, &ERP));
     world.edit_configuration(
         "data_directory: data }",
-        "data_directory: data, archive_queue_max: 3MiB }",
+        "data_directory: data, archive_queue_max: 4MiB }",
     );
     world
 }
@@ -59,6 +59,73 @@ fn wait_told(world: &World, what: &str, is_told: bool) -> String {
     })
 }
 
+/// A new timeline, whose history goes before all segments, and more segments than may wait; while the repository
+/// is away.
+fn give_up(world: &World) {
+    world.cluster.stop("fast");
+    let mut settings = fs::OpenOptions::new()
+        .append(true)
+        .open(world.path("data/postgresql.auto.conf"))
+        .unwrap();
+    settings.write_all(b"restore_command = 'false'\n").unwrap();
+    let signal = world.path("data/recovery.signal");
+    fs::write(&signal, "").unwrap();
+    world.account.own(&signal);
+    world.cluster.start();
+    fill_segments(world, 8, "lost");
+    wait_until("the queue to be given up", LIMIT, || {
+        let is_record = |name: &String| name.ends_with(".json");
+        let has_record = kept(world).iter().any(is_record);
+        (has_record && waiting(world) <= SEGMENTS_THAT_MAY_WAIT).then_some(())
+    });
+}
+
+/// What is kept on the server's host.
+fn kept(world: &World) -> Vec<String> {
+    let entries = fs::read_dir(world.path("wal-given-up/erp"));
+    let names = entries.into_iter().flatten().flatten();
+    names
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect()
+}
+
+fn kept_histories(world: &World) -> usize {
+    let is_history = |name: &&String| name.starts_with("00000002.history.");
+    kept(world).iter().filter(is_history).count()
+}
+
+/// A record is about files that were there: the same names are written again by a server that goes back.
+#[test]
+fn what_a_restored_server_writes_is_not_taken_for_what_was_given_up() {
+    let world = limited("given-up-then-restored");
+    order(&world, "before");
+    world.cluster.switch_and_wait();
+    let (here, away) = (world.path("repository"), world.path("repository.away"));
+    fs::rename(&here, &away).unwrap();
+    give_up(&world);
+    assert_eq!(kept_histories(&world), 1);
+    // Lost before anything was stored again.
+    world.cluster.stop("immediate");
+    fs::remove_dir_all(&world.cluster.data).unwrap();
+    fs::rename(&away, &here).unwrap();
+    let into = world.cluster.data.display().to_string();
+    let restore = ["restore", "erp", "--into", &into, "--as-primary", "--start"];
+    world.dr(&restore).ok();
+    assert_eq!(kept_histories(&world), 0, "it is stored");
+    assert_eq!(orders(&world.cluster, "before"), "1");
+    fill_segments(&world, 10, "new");
+    let last = world.cluster.switch_and_wait();
+    assert!(last.starts_with("00000003"), "{last}");
+    // Nothing of that is lost, and what was given up is on a branch that was left.
+    let told = told(&world);
+    assert!(!told.contains("were given up at"), "{told}");
+    world.cluster.stop("immediate");
+    let restored = world.restore_started("restored", "latest");
+    assert_eq!(orders(&restored, "new-%"), "10");
+    assert_eq!(orders(&restored, "lost-%"), "0");
+    restored.stop("fast");
+}
+
 #[test]
 fn what_waits_beyond_the_limit_is_given_up_and_a_base_backup_at_once_makes_it_good() {
     let world = limited("given-up");
@@ -70,31 +137,8 @@ fn what_waits_beyond_the_limit_is_given_up_and_a_base_backup_at_once_makes_it_go
     let (here, away) = (world.path("repository"), world.path("repository.away"));
     fs::rename(&here, &away).unwrap();
 
-    // A new timeline meanwhile: its history goes before all segments, and cannot be stored either.
-    world.cluster.stop("fast");
-    let mut settings = fs::OpenOptions::new()
-        .append(true)
-        .open(world.path("data/postgresql.auto.conf"))
-        .unwrap();
-    settings.write_all(b"restore_command = 'false'\n").unwrap();
-    let signal = world.path("data/recovery.signal");
-    fs::write(&signal, "").unwrap();
-    world.account.own(&signal);
-    world.cluster.start();
-    fill_segments(&world, 8, "lost");
-    let records = world.path("wal-given-up/erp");
-    wait_until("the queue to be given up", LIMIT, || {
-        let has_record = fs::read_dir(&records).is_ok_and(|entries| {
-            entries
-                .flatten()
-                .any(|entry| entry.path().extension().is_some_and(|e| e == "json"))
-        });
-        (has_record && waiting(&world) <= SEGMENTS_THAT_MAY_WAIT).then_some(())
-    });
-    assert!(
-        records.join("00000002.history").is_file(),
-        "the history is kept"
-    );
+    give_up(&world);
+    assert_eq!(kept_histories(&world), 1, "the history is kept");
     assert!(!here.exists(), "a repository was made where it was");
     let log = fs::read_to_string(world.cluster.log()).unwrap();
     assert!(
@@ -116,7 +160,7 @@ fn what_waits_beyond_the_limit_is_given_up_and_a_base_backup_at_once_makes_it_go
             .code
     };
     assert_eq!(fetch("00000002.history"), Some(0), "the history is stored");
-    assert!(!records.join("00000002.history").exists());
+    assert_eq!(kept_histories(&world), 0);
     // Without being asked.
     wait_until("a base backup that nobody planned", LIMIT, || {
         (world.points("erp").len() == 3).then_some(())
@@ -125,6 +169,11 @@ fn what_waits_beyond_the_limit_is_given_up_and_a_base_backup_at_once_makes_it_go
     order(&world, "after");
     world.cluster.switch_and_wait();
     end(&world, daemon);
+    // What was made good is not told again when the repository cannot be asked.
+    fs::rename(&here, &away).unwrap();
+    let told = told(&world);
+    assert!(!told.contains("were given up at"), "{told}");
+    fs::rename(&away, &here).unwrap();
     world.cluster.stop("immediate");
     let restored = world.restore_started("restored", "latest");
     assert_eq!(orders(&restored, "lost-%"), "8");

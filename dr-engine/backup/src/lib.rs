@@ -43,6 +43,6 @@ pub use retention::{
 pub use run::{
     BackupOptions, Increment, NatsDetails, PostgresDetails, run, store_folder, stream_snapshot_path,
 };
-pub use status::{WorkloadStatus, status};
+pub use status::{BrokenOff, WorkloadStatus, status};
 pub use verification::{Verification, VerificationCheck, verifications};
 pub use window::{TimelineSwitch, WalCoverage, WalIndex, parse_history, window, window_of};

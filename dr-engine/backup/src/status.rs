@@ -2,16 +2,20 @@
 
 mod live;
 
+use std::collections::BTreeMap;
+
 use chrono::{DateTime, Utc};
 use dr_config::{Workload, WorkloadSource};
 use dr_installation::Installation;
-use dr_model::{HumanDuration, RecoveryWindow, RestorePoint, TierName, WorkloadKind, WorkloadName};
+use dr_model::{
+    HumanDuration, RecoveryWindow, RestorePoint, TierName, WalFileName, WorkloadKind, WorkloadName,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::error::store_error;
 use crate::run::blocking;
-use crate::wal::{GivenUp, last_given_up};
-use crate::window::{is_whole_workload, reached, window_of};
+use crate::wal::{GivenUp, GivenUpRecords};
+use crate::window::{BehindNewest, Look, is_whole_workload, look};
 use crate::{
     BackupError, CopyStanding, CopyStatus, ListWentBack, PostgresDetails, Verification, copies_of,
     lists_that_went_back, verifications,
@@ -55,17 +59,27 @@ pub struct WorkloadStatus {
     /// That PostgreSQL's archiver failed and has not succeeded since.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub archiver: Option<String>,
-    /// WAL that was given up on this host, if nothing behind it can be recovered yet.
+    /// WAL that was given up on this host, as far as nothing behind it can be recovered yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub given_up: Option<GivenUp>,
-    /// Whether WAL is missing behind the newest base backup: what came after that cannot be recovered until
+    pub given_up: Option<String>,
+    /// That WAL is missing behind the newest base backup: what came after that cannot be recovered until
     /// the next one.
-    #[serde(default)]
-    pub is_broken_off: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub broken_off: Option<BrokenOff>,
     /// That the list of restore points went back, or another took its place, since it was last seen.
     pub list_went_back: Option<String>,
     /// What is wrong, one line each; empty when all is well.
     pub problems: Vec<String>,
+}
+
+/// Where the WAL behind the newest base backup breaks off.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BrokenOff {
+    /// The first segment that is missing.
+    pub at: WalFileName,
+    /// Whether it will not come any more; it may be late, where several are stored side by side, or where a
+    /// stream is received that is behind.
+    pub is_certain: bool,
 }
 
 /// The status of every workload, in order of name. An unreachable repository is a problem of its
@@ -76,11 +90,17 @@ pub struct WorkloadStatus {
 pub async fn status(installation: &Installation) -> Result<Vec<WorkloadStatus>, BackupError> {
     let this = installation.clone();
     let live = live::of_servers(installation).await;
+    let backed_up = backed_up(installation).await;
     let mut statuses: Vec<WorkloadStatus> = blocking("learn the status", move || {
         let workloads = this.config.workloads();
         let with_live = |workload: Workload<'_>| {
             let live = live.get(workload.name).cloned().unwrap_or_default();
-            of(&this, &workload, &live)
+            of(
+                &this,
+                &workload,
+                &live,
+                backed_up.get(workload.name).copied(),
+            )
         };
         Ok(workloads.map(with_live).collect())
     })
@@ -97,6 +117,28 @@ pub async fn status(installation: &Installation) -> Result<Vec<WorkloadStatus>, 
         }
     }
     Ok(statuses)
+}
+
+/// When the newest restore point was begun of each workload of which something was given up, as far as the
+/// catalog of this host knows.
+async fn backed_up(installation: &Installation) -> BTreeMap<WorkloadName, DateTime<Utc>> {
+    let mut newest = BTreeMap::new();
+    for workload in installation.config.workloads() {
+        let records = GivenUpRecords::of(installation, workload.name);
+        if records.all().is_ok_and(|all| all.is_empty()) {
+            continue;
+        }
+        let Ok(catalog) = installation.catalog().await else {
+            continue;
+        };
+        let points = catalog.points(Some(workload.name)).await;
+        let mut points = points.unwrap_or_default();
+        points.retain(is_whole_workload);
+        if let Some(begun) = points.iter().map(|point| point.started).max() {
+            newest.insert(workload.name.clone(), begun);
+        }
+    }
+    newest
 }
 
 /// What is known to have gone back. Where it cannot be told (no catalog, a place that does not answer)
@@ -125,7 +167,12 @@ async fn went_back(installation: &Installation) -> Vec<ListWentBack> {
     found
 }
 
-fn of(installation: &Installation, workload: &Workload<'_>, live: &live::Live) -> WorkloadStatus {
+fn of(
+    installation: &Installation,
+    workload: &Workload<'_>,
+    live: &live::Live,
+    backed_up: Option<DateTime<Utc>>,
+) -> WorkloadStatus {
     let mut status = WorkloadStatus {
         workload: workload.name.clone(),
         kind: workload.source.kind(),
@@ -148,23 +195,17 @@ fn of(installation: &Installation, workload: &Workload<'_>, live: &live::Live) -
         copies_met: false,
         archiver: live.stuck.as_ref().map(stuck_archiver),
         given_up: None,
-        is_broken_off: false,
+        broken_off: None,
         list_went_back: None,
         problems: Vec::new(),
     };
-    // Known on this host, also while the repository is away; that says whether it was made good since.
-    match last_given_up(installation, workload.name) {
-        Ok(found) => status.given_up = found,
-        Err(error) => status.problems.push(chain(&error)),
-    }
-    let filled = fill(installation, workload, live, &mut status);
+    let behind = fill(installation, workload, live, &mut status);
     status.problems.extend(status.archiver.clone());
-    if let Some(given_up) = &status.given_up {
-        status.problems.push(format!(
-            "{}; nothing behind them can be recovered until the next base backup",
-            given_up.describe()
-        ));
+    if workload.source.kind() == WorkloadKind::Postgres {
+        let behind = behind.as_ref().ok().map(Option::as_ref);
+        tell_given_up(installation, workload, behind, backed_up, &mut status);
     }
+    let filled = behind.map(drop);
     if let Err(error) = filled {
         status.problems.push(chain(&error));
         return status;
@@ -198,29 +239,21 @@ fn fill(
     workload: &Workload<'_>,
     live: &live::Live,
     status: &mut WorkloadStatus,
-) -> Result<(), BackupError> {
+) -> Result<Option<BehindNewest>, BackupError> {
     let name = workload.name;
     let repository = installation.repository_of(name)?;
-    if let Some(conflict) = live
-        .stuck
-        .as_ref()
-        .and_then(|stuck| stuck.file.parse().ok())
-        && repository
-            .wal_info(name, &conflict)
-            .map_err(store_error(
-                format!("look at {conflict} of `{name}`"),
-                &repository,
-            ))?
-            .is_some()
+    if let Some(archiver) = &mut status.archiver
+        && let Some(file) = live
+            .stuck
+            .as_ref()
+            .and_then(|stuck| stuck.file.parse().ok())
+        && let Ok(Some(_)) = repository.wal_info(name, &file)
     {
         // Or it has it, and a copy or its own answer is late: then the archiver gets on by itself.
-        let more = "the repository has a file of that name: if its content is another, two servers archive as \
-                    the same cluster";
-        status.problems.push(more.to_owned());
-        status.archiver = status
-            .archiver
-            .take()
-            .map(|archiver| format!("{archiver}; {more}"));
+        archiver.push_str(
+            "; the repository has a file of that name: if its content is another, two servers archive as the \
+             same cluster",
+        );
     }
     if let Some(first) = repository.stands_in_for() {
         status.problems.push(format!(
@@ -237,23 +270,23 @@ fn fill(
         &repository,
     ))?;
     points.retain(is_whole_workload);
-    status.window = window_of(&repository, name, &points)?;
+    let Look { window, behind } = look(&repository, name, &points)?;
+    status.window = window;
     status.recoverable_to = status.window.as_ref().map(|window| window.to);
-    if workload.source.kind() == WorkloadKind::Postgres && !points.is_empty() {
-        let reached = reached(&repository, name, &points)?;
-        status.is_broken_off = reached.is_none();
+    // A copy that stands in may only be behind, and what was reported is known to the first place.
+    if let Some(behind) = behind.as_ref().filter(|behind| !behind.is_of_a_copy) {
+        let missing = behind.first_missing.clone();
+        status.broken_off = missing.map(|at| BrokenOff {
+            at,
+            is_certain: false,
+        });
         // What was reported is recoverable if it can be reached from the newest base, in this place.
+        let reached = behind.reached();
         if let Some(flushed) = live.flushed
-            && repository.stands_in_for().is_none()
             && reached.is_some_and(|(on, to)| on == flushed.timeline && to >= flushed.to)
         {
             status.recoverable_to = status.recoverable_to.max(Some(flushed.at));
         }
-        status.given_up = status
-            .given_up
-            .take()
-            .filter(|given_up| given_up.is_open(&points, reached));
-        status.is_broken_off |= status.given_up.is_some();
     }
     status.last_verification = verifications(&repository, Some(name))?.pop();
     status.restore_points = points.len() as u64;
@@ -273,7 +306,66 @@ fn fill(
         }
     }
     status.newest = points.pop();
-    Ok(())
+    Ok(behind)
+}
+
+/// Says what was given up on this host; `behind` is what the repository says of the WAL, `None` when it does
+/// not answer. Then only what the catalog knows of no backup since is told.
+fn tell_given_up(
+    installation: &Installation,
+    workload: &Workload<'_>,
+    behind: Option<Option<&BehindNewest>>,
+    backed_up: Option<DateTime<Utc>>,
+    status: &mut WorkloadStatus,
+) {
+    let is_streamed =
+        matches!(workload.source, WorkloadSource::Postgres(it) if it.stream.is_some());
+    let records = GivenUpRecords::of(installation, workload.name);
+    let (all, kept) = match records
+        .all()
+        .and_then(|all| Ok((all, records.histories()?)))
+    {
+        Ok(found) => found,
+        Err(error) => {
+            status.given_up = Some(format!(
+                "what was given up on this host cannot be read: {}",
+                chain(&error)
+            ));
+            status.problems.extend(status.given_up.clone());
+            return;
+        }
+    };
+    let is_open = |record: &&GivenUp| match behind {
+        Some(behind) => behind.is_some_and(|behind| record.is_open(behind)),
+        None => backed_up.is_none_or(|begun| begun <= record.at),
+    };
+    let open: Vec<&GivenUp> = all.iter().filter(is_open).collect();
+    if let Some(first) = open.first() {
+        let and_so = match (behind, is_streamed) {
+            (None, _) => {
+                "whether that was made good since is not known while the repository does not answer"
+            }
+            (_, true) => {
+                "nothing behind them can be recovered until they are received again, or the next base backup"
+            }
+            (_, false) => "nothing behind them can be recovered until the next base backup",
+        };
+        let what: Vec<String> = open.iter().map(|record| record.describe()).collect();
+        status.given_up = Some(format!("{}; {and_so}", what.join("; ")));
+        status.problems.extend(status.given_up.clone());
+        if behind.flatten().is_some_and(|behind| !behind.is_of_a_copy) {
+            status.broken_off = Some(BrokenOff {
+                at: first.first.clone(),
+                is_certain: !is_streamed,
+            });
+        }
+    }
+    for (name, path) in kept {
+        status.problems.push(format!(
+            "{name} is kept in {} until the repository takes it",
+            path.display()
+        ));
+    }
 }
 
 /// Pure: whether as many repositories as promised have everything.

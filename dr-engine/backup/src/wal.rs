@@ -31,14 +31,14 @@ pub use along::{Along, EachRecord, read_along};
 pub use check::{RecordsFound, WalCheck, WalGap, WalStretch, check};
 pub use dr_store::WalPut;
 pub use fetch::{Fetched, fetch};
-pub use given_up::GivenUp;
+pub(crate) use given_up::Records as GivenUpRecords;
+pub use given_up::{FileIdentity, GivenUp, store_kept_histories};
 pub use moment::{Moment, Search, Wanted, find};
 pub use push::{Pushed, PushedReady, push, push_ready};
 pub use receive::{Failing, Standing, Standings, receive, receive_for_ever};
 pub(crate) use rescue::names_in;
 pub use rescue::{Rescued, not_stored, rescue};
 
-pub(crate) use given_up::last as last_given_up;
 pub(crate) use identity::check_segment;
 pub(crate) use push::put;
 

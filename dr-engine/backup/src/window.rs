@@ -330,6 +330,14 @@ impl WalIndex {
         }
     }
 
+    /// The first segment that a chain lacks although later ones are stored.
+    fn first_missing(&self, timeline: Timeline, coverage: &WalCoverage) -> Option<WalFileName> {
+        let first: WalFileName = coverage.gaps.first()?.parse().ok()?;
+        let number = first.number(self.segment_bytes)?;
+        let (newest, _) = self.stored_along(timeline).pop()?;
+        (newest > number).then_some(first)
+    }
+
     /// What was streamed of the segment that replay along `timeline` reads for `number`. In the segment of
     /// a switch the parent's serves up to the switch while there is nothing of the child's.
     fn tail_of(&self, timeline: Timeline, number: u64) -> Option<TailEnd> {
@@ -424,9 +432,68 @@ pub fn window_of(
     workload: &WorkloadName,
     points: &[RestorePoint],
 ) -> Result<Option<RecoveryWindow>, BackupError> {
+    Ok(look(repository, workload, points)?.window)
+}
+
+/// What is stored of a workload: its window, and how its WAL stands behind the newest base backup.
+#[derive(Debug, Default)]
+pub(crate) struct Look {
+    pub(crate) window: Option<RecoveryWindow>,
+    pub(crate) behind: Option<BehindNewest>,
+}
+
+/// How the WAL stands behind the newest base backup, along the newest timeline that leads away from it.
+#[derive(Debug)]
+pub(crate) struct BehindNewest {
+    /// The base backup.
+    pub(crate) base: PostgresPosition,
+    /// The timeline.
+    pub(crate) timeline: Timeline,
+    /// Replay reaches to (excluding) this position.
+    pub(crate) reaches: Lsn,
+    /// Whether something is missing before the end that is known.
+    pub(crate) has_gaps: bool,
+    /// The first segment that is missing although later ones are stored. One that the server is still in, or
+    /// that it was in when a timeline began, is not missing but not there yet.
+    pub(crate) first_missing: Option<WalFileName>,
+    /// Whether a copy was asked, because the repository does not answer: it may be behind.
+    pub(crate) is_of_a_copy: bool,
+    index: WalIndex,
+}
+
+impl BehindNewest {
+    /// How far replay goes, unless something is missing before the end.
+    pub(crate) fn reached(&self) -> Option<(Timeline, Lsn)> {
+        (!self.has_gaps).then_some((self.timeline, self.reaches))
+    }
+
+    /// Whether segments that are not stored, from the first to the last, keep what came behind them from being
+    /// recovered: they lie on the way along the timeline, the base backup began before their end, and replay
+    /// does not pass them.
+    pub(crate) fn is_cut_by(&self, first: &WalFileName, last: &WalFileName) -> bool {
+        let size = self.index.segment_bytes;
+        let (Some(from), Some(to)) = (first.number(size), last.number(size)) else {
+            return false;
+        };
+        let end = Lsn(to.saturating_add(1).saturating_mul(size));
+        let of = self.index.timeline_of_segment(self.timeline, from);
+        let is_on_the_way = first.timeline() == Some(of);
+        is_on_the_way && self.base.start_lsn < end && self.reaches < end
+    }
+}
+
+/// Looks at what is stored. Blocks.
+///
+/// # Errors
+/// When the repository cannot be read.
+pub(crate) fn look(
+    repository: &Repository,
+    workload: &WorkloadName,
+    points: &[RestorePoint],
+) -> Result<Look, BackupError> {
     let whole: Vec<&RestorePoint> = points.iter().filter(|p| is_whole_workload(p)).collect();
     let (Some(oldest), Some(newest)) = (whole.first(), whole.last()) else {
-        return Ok(None);
+        return Ok(Look::default());
     };
     let mut window = RecoveryWindow {
         from: oldest.moment,
@@ -434,8 +501,12 @@ pub fn window_of(
         gaps: Vec::new(),
     };
     let Some(segment_bytes) = segment_bytes_of(points) else {
-        return Ok(Some(window));
+        return Ok(Look {
+            window: Some(window),
+            behind: None,
+        });
     };
+    let mut behind = None;
     let index = WalIndex::read(repository, workload, segment_bytes)?;
     for (place, point) in whole.iter().enumerate() {
         let Some(base) = point.postgres() else {
@@ -463,34 +534,23 @@ pub fn window_of(
         if is_newest && let Some(tail) = coverage.tail.filter(|tail| tail.is_servers_end) {
             window.to = window.to.max(tail.sent_at);
         }
+        if is_newest {
+            behind = Some((base.clone(), timeline, coverage));
+        }
     }
-    Ok(Some(window))
-}
-
-/// How far replay goes from the newest base, and along which timeline; `None` where something is missing
-/// before the end. Blocks.
-///
-/// # Errors
-/// When the repository cannot be read.
-pub(crate) fn reached(
-    repository: &Repository,
-    workload: &WorkloadName,
-    points: &[RestorePoint],
-) -> Result<Option<(Timeline, Lsn)>, BackupError> {
-    let Some(segment_bytes) = segment_bytes_of(points) else {
-        return Ok(None);
-    };
-    let mut bases = points.iter().rev().filter_map(RestorePoint::postgres);
-    let Some(base) = bases.next() else {
-        return Ok(None);
-    };
-    let index = WalIndex::read(repository, workload, segment_bytes)?;
-    let timeline = index.timelines_from(base).pop().unwrap_or(base.timeline);
-    let coverage = index.coverage(base, timeline);
-    Ok(coverage
-        .gaps
-        .is_empty()
-        .then_some((timeline, coverage.reaches_lsn)))
+    let behind = behind.map(|(base, timeline, coverage)| BehindNewest {
+        base,
+        timeline,
+        reaches: coverage.reaches_lsn,
+        has_gaps: !coverage.gaps.is_empty(),
+        first_missing: index.first_missing(timeline, &coverage),
+        is_of_a_copy: repository.stands_in_for().is_some(),
+        index,
+    });
+    Ok(Look {
+        window: Some(window),
+        behind,
+    })
 }
 
 #[cfg(test)]

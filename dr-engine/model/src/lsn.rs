@@ -168,6 +168,12 @@ impl WalFileName {
         }
     }
 
+    /// Whether it is a whole segment.
+    #[must_use]
+    pub fn is_segment(&self) -> bool {
+        matches!(self, Self::Segment { .. })
+    }
+
     /// The timeline in the name; `None` only for a `.backup` name that cannot be parsed.
     #[must_use]
     pub fn timeline(&self) -> Option<Timeline> {

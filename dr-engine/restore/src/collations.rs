@@ -6,7 +6,7 @@
 
 use dr_sources::postgres::{ConnectOptions, connect};
 use serde::Deserialize;
-use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
+use sqlx::{Connection as _, PgConnection};
 
 /// As many collations are named; an operating system brings hundreds that change together.
 const NAMED_MAX: usize = 3;
@@ -75,67 +75,85 @@ async fn listed(
         .await
 }
 
-/// What is to be known of one database that a restored server has.
-pub(crate) async fn of_database(options: &ConnectOptions, database: &str) -> Option<String> {
-    let mut session = connect(options).await.ok()?;
-    let differing = differing(&mut session).await;
-    drop(session.close().await);
-    let what = match differing {
-        Ok(None) => return None,
-        Ok(Some(what)) => what,
-        // A collation that this host does not have has no version here.
-        Err(error) => format!("its collations could not be compared: {error}"),
-    };
-    Some(format!("{database}: {what}"))
+/// What keeps a session from looking for rows where they may not be found: in an index, or by leaving out
+/// partitions and tables by the order of texts. `enable_seqscan`: whatever production says of it.
+pub(crate) const READ_EVERYTHING: [(&str, &str); 6] = [
+    ("enable_indexscan", "off"),
+    ("enable_indexonlyscan", "off"),
+    ("enable_bitmapscan", "off"),
+    ("enable_partition_pruning", "off"),
+    ("constraint_exclusion", "off"),
+    ("enable_seqscan", "on"),
+];
+
+/// What is to be known of all databases of a restored server.
+#[derive(Debug, Default)]
+pub(crate) struct Compared {
+    differ: Vec<String>,
+    unknown: Vec<String>,
 }
 
-/// What is to be known of all databases of a server that only this process can reach. Where something
-/// differs its sessions to come look for nothing by indexes.
-pub(crate) async fn beware(
-    server: impl Fn(&str) -> ConnectOptions,
-    superuser: &str,
-) -> Result<Vec<String>, sqlx::Error> {
-    // One of them may have been dropped, both not.
-    let mut session = None;
-    for database in ["postgres", "template1"] {
-        if session.is_none() {
-            session = connect(&server(database)).await.ok();
+impl Compared {
+    /// Whether indexes on texts can be relied on.
+    pub(crate) fn is_trusted(&self) -> bool {
+        self.differ.is_empty() && self.unknown.is_empty()
+    }
+
+    /// Says what differs, and what follows; `None` when nothing does.
+    pub(crate) fn told(&self, and_so: &str) -> Option<String> {
+        let mut told = Vec::new();
+        if !self.differ.is_empty() {
+            told.push(format!(
+                "this host sorts texts differently than they were sorted when their indexes were made ({})",
+                self.differ.join("; ")
+            ));
         }
-    }
-    let Some(mut session) = session else {
-        return Ok(Vec::new());
-    };
-    let databases: Vec<String> = sqlx::query_scalar(
-        "select datname::text from pg_database where datallowconn order by datname",
-    )
-    .persistent(false)
-    .fetch_all(&mut session)
-    .await?;
-    let mut differing = Vec::new();
-    for database in &databases {
-        differing.extend(of_database(&server(database), database).await);
-    }
-    if !differing.is_empty() {
-        let role = format!("\"{}\"", superuser.replace('"', "\"\""));
-        for (setting, value) in [
-            ("enable_indexscan", "off"),
-            ("enable_indexonlyscan", "off"),
-            ("enable_bitmapscan", "off"),
-            // Whatever production says of it.
-            ("enable_seqscan", "on"),
-        ] {
-            let set = format!("alter role {role} set {setting} = {value}");
-            session.execute(sqlx::raw_sql(AssertSqlSafe(set))).await?;
+        if !self.unknown.is_empty() {
+            told.push(format!(
+                "whether this host sorts texts as they were sorted is not known of {}",
+                self.unknown.join("; ")
+            ));
         }
+        (!told.is_empty()).then(|| format!("{}: {and_so}", told.join("; ")))
     }
-    drop(session.close().await);
-    Ok(differing)
 }
 
-/// Says what differs, and what follows.
-pub(crate) fn told(differing: &[String], and_so: &str) -> String {
-    format!(
-        "this host sorts texts differently than they were sorted when their indexes were made ({}): {and_so}",
-        differing.join("; ")
-    )
+/// Asks all databases; `server` tells how to connect to each, `first` is one of them.
+pub(crate) async fn compare(server: impl Fn(&str) -> ConnectOptions, first: &str) -> Compared {
+    let mut databases: Vec<String> = Vec::new();
+    // One of them may have been dropped, or may not let us in.
+    for database in [first, "postgres", "template1"] {
+        if let Ok(mut session) = connect(&server(database)).await {
+            let listed = sqlx::query_scalar(
+                "select datname::text from pg_database where datallowconn order by datname",
+            )
+            .persistent(false)
+            .fetch_all(&mut session)
+            .await;
+            drop(session.close().await);
+            databases = listed.unwrap_or_default();
+            break;
+        }
+    }
+    let mut compared = Compared::default();
+    if databases.is_empty() {
+        compared.unknown.push("all of its databases".to_owned());
+    }
+    for database in databases {
+        let said = match connect(&server(&database)).await {
+            Ok(mut session) => {
+                let said = differing(&mut session).await;
+                drop(session.close().await);
+                said.map_err(|error| error.to_string())
+            }
+            Err(error) => Err(error.to_string()),
+        };
+        match said {
+            Ok(None) => {}
+            Ok(Some(what)) => compared.differ.push(format!("{database}: {what}")),
+            // Also a collation that this host does not have: it has no version here.
+            Err(error) => compared.unknown.push(format!("{database}: {error}")),
+        }
+    }
+    compared
 }

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 use crate::erasure::{self, AppliedErasures};
-use crate::error::source_error;
+use crate::error::{blocking, source_error};
 use crate::files::Erased;
 use crate::{PlannedSource, Reached, RestoreError, RestorePlan};
 
@@ -61,6 +61,7 @@ pub async fn execute(
             } else {
                 Purpose::Copy
             };
+            store_kept_histories(installation, plan, progress.as_ref()).await?;
             cluster(installation, plan, purpose, progress, cancel).await
         }
         PlannedSource::Files => {
@@ -112,6 +113,25 @@ pub async fn execute(
             })
         }
     }
+}
+
+/// Before the restored server chooses a timeline: one whose history is only on this host has taken its number.
+async fn store_kept_histories(
+    installation: &Installation,
+    plan: &RestorePlan,
+    progress: &dyn Progress,
+) -> Result<(), RestoreError> {
+    let (this, workload) = (installation.clone(), plan.workload.clone());
+    let stored = blocking("store histories of timelines", move || {
+        Ok(dr_backup::wal::store_kept_histories(&this, &workload))
+    });
+    // It may be a copy that serves, which takes nothing: the restore is needed all the same.
+    if let Err(error) = stored.await? {
+        progress.note(&format!(
+            "a history of a timeline that this host keeps is not stored: {error}"
+        ));
+    }
+    Ok(())
 }
 
 /// A cluster, without what was erased. Where the ledger has nothing, it is left before its recovery.

@@ -19,6 +19,7 @@ use dr_sources::SourceError;
 use dr_sources::postgres::{ConnectOptions, connect, control};
 
 use crate::error::{file_error, source_error};
+use crate::scratch::percent_encode;
 use crate::{Reached, RestoreError};
 
 const SETTINGS_FILE: &str = "postgresql.auto.conf";
@@ -261,6 +262,18 @@ pub(crate) fn url_parts(url: &str) -> (String, String) {
     (user.to_owned(), database.to_owned())
 }
 
+/// The same URL with another database.
+pub(crate) fn with_database(url: &str, database: &str) -> String {
+    let (before, parameters) = match url.split_once('?') {
+        Some((before, parameters)) => (before, format!("?{parameters}")),
+        None => (url, String::new()),
+    };
+    let (scheme, rest) = before.split_once("://").unwrap_or(("postgres", before));
+    let authority = rest.split('/').next().unwrap_or_default();
+    let database = percent_encode(database);
+    format!("{scheme}://{authority}/{database}{parameters}")
+}
+
 /// The major version that a data directory was made by.
 pub(crate) fn major_version(data_directory: &Path) -> Result<u32, RestoreError> {
     let path: PathBuf = data_directory.join("PG_VERSION");
@@ -275,6 +288,21 @@ pub(crate) fn major_version(data_directory: &Path) -> Result<u32, RestoreError> 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn another_database_takes_the_place_of_the_one_in_a_url() {
+        let with = |url: &str| with_database(url, "a b");
+        assert_eq!(with("postgres://dr@h:1/erp"), "postgres://dr@h:1/a%20b");
+        assert_eq!(with("postgres://dr@h"), "postgres://dr@h/a%20b");
+        assert_eq!(
+            with("postgres://dr@h/erp?sslmode=verify-full"),
+            "postgres://dr@h/a%20b?sslmode=verify-full"
+        );
+        assert_eq!(
+            with("postgres://dr@/?host=/run"),
+            "postgres://dr@/a%20b?host=/run"
+        );
+    }
 
     #[test]
     fn only_the_target_is_taken_out() {

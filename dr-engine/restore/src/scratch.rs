@@ -51,6 +51,8 @@ pub struct Scratch {
     pub reached: Reached,
     /// What was taken out of it by [`Scratch::forget`].
     pub erasures: AppliedErasures,
+    /// Its sessions look for nothing by indexes.
+    reads_everything: bool,
     superuser: String,
     socket_directory: PathBuf,
     _folder: Folder,
@@ -112,19 +114,26 @@ impl Scratch {
     /// How to connect to one of its databases, as its superuser.
     #[must_use]
     pub fn connect_options(&self, database: &str) -> ConnectOptions {
+        let mut url = socket_url(
+            &self.superuser,
+            database,
+            self.instance.port(),
+            &self.socket_directory,
+        );
+        if self.reads_everything {
+            // With the session, which goes before what production set for roles and databases.
+            for (setting, value) in collations::READ_EVERYTHING {
+                url.push_str(&format!("&options[{setting}]={value}"));
+            }
+        }
         ConnectOptions {
-            url: socket_url(
-                &self.superuser,
-                database,
-                self.instance.port(),
-                &self.socket_directory,
-            ),
+            url,
             password: None,
         }
     }
 }
 
-fn percent_encode(text: &str) -> String {
+pub(crate) fn percent_encode(text: &str) -> String {
     text.bytes()
         .map(|byte| match byte {
             b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
@@ -275,20 +284,9 @@ impl Prepared {
             url: socket_url(&superuser, database, port, &socket_directory),
             password: None,
         };
-        let differing = collations::beware(server, &superuser)
-            .await
-            .map_err(|source| RestoreError::Source {
-                action: "compare the versions of collations".to_owned(),
-                source: dr_sources::SourceError::Sql {
-                    action: "answer",
-                    source,
-                },
-            })?;
-        if !differing.is_empty() {
-            reached.add_note(collations::told(
-                &differing,
-                "no index was used to read from the copy",
-            ));
+        let compared = collations::compare(server, "postgres").await;
+        if let Some(told) = compared.told("no index was used to read from the copy") {
+            reached.add_note(told);
         }
         Ok(Scratch {
             instance,
@@ -296,6 +294,7 @@ impl Prepared {
             plan: self.plan,
             reached,
             erasures: AppliedErasures::default(),
+            reads_everything: !compared.is_trusted(),
             superuser,
             socket_directory,
             _folder: self.folder,

@@ -19,7 +19,7 @@ use crate::RestoreError;
 use crate::collations;
 use crate::error::{blocking, source_error};
 use crate::execute::server_user;
-use crate::recovery::{self, url_parts};
+use crate::recovery::{self, url_parts, with_database};
 
 pub(crate) use launch::{Launch, recover};
 
@@ -153,10 +153,15 @@ pub async fn start(
         blocking("start the restored server", move || recover(launch, began)).await?;
     let options = ConnectOptions { url, password };
     let mut reached = recovery::reached(&options, &folder, note).await?;
-    if let Some(differing) = collations::of_database(&options, &database).await {
-        let and_so = "REINDEX what is indexed by text, in every database, before it is relied on, then ALTER \
-                      DATABASE ... REFRESH COLLATION VERSION";
-        reached.add_note(collations::told(&[differing], and_so));
+    let server_of = |other: &str| ConnectOptions {
+        url: with_database(&options.url, other),
+        password: options.password.clone(),
+    };
+    let and_so = "before an index on texts is relied on, REINDEX it, then ALTER DATABASE ... REFRESH COLLATION \
+                  VERSION";
+    let compared = collations::compare(server_of, &database).await;
+    if let Some(told) = compared.told(and_so) {
+        reached.add_note(told);
     }
     let pid = server.pid();
     server.leave_running();

@@ -98,10 +98,7 @@ pub(crate) fn of_status(
             alerts.insert(format!("copies {workload}"), message);
         }
         if let Some(given_up) = &status.given_up {
-            let message = format!(
-                "`{workload}`: {}; nothing behind them can be recovered until the next base backup",
-                given_up.describe()
-            );
+            let message = format!("`{workload}`: {given_up}");
             alerts.insert(format!("given-up {workload}"), message);
         }
         if let Some(archiver) = &status.archiver {

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
+use dr_backup::BrokenOff;
 use dr_backup::wal::Standings;
 use dr_catalog::Catalog;
 use dr_config::WorkloadSource;
 use dr_installation::Installation;
-use dr_model::WorkloadName;
+use dr_model::{WalFileName, WorkloadName};
 use dr_scheduler::{Activity, Subject};
 use tokio::task::{Id, JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -29,8 +30,8 @@ pub const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 /// What a look at the repositories gave.
 struct Look {
     alerts: alerts::Alerts,
-    /// Workloads whose WAL breaks off behind their newest base backup; whether that is known for good.
-    broken_off: BTreeMap<WorkloadName, bool>,
+    /// Of the workloads whose repository answered: whether their WAL breaks off behind their newest base backup.
+    broken_off: BTreeMap<WorkloadName, Option<BrokenOff>>,
 }
 
 /// A run that goes on.
@@ -54,8 +55,8 @@ pub(crate) struct Daemon {
     status: Option<tokio::task::JoinHandle<Option<Look>>>,
     status_at: Option<Instant>,
     status_alerts: Option<alerts::Alerts>,
-    /// Workloads whose WAL breaks off behind their newest base backup, and since when that is known.
-    broken_off: BTreeMap<WorkloadName, DateTime<Utc>>,
+    /// Workloads whose WAL breaks off behind their newest base backup: where, and since when that is known.
+    broken_off: BTreeMap<WorkloadName, (WalFileName, DateTime<Utc>)>,
     told: Option<alerts::Alerts>,
 }
 
@@ -262,11 +263,11 @@ impl Daemon {
             match dr_backup::status(&installation).await {
                 Ok(statuses) => {
                     let now = installation.clock.now();
-                    let broken_off = statuses.iter().filter(|status| status.is_broken_off);
+                    let answered = statuses.iter().filter(|status| status.newest.is_some());
                     Some(Look {
                         alerts: alerts::of_status(&statuses, &entries, started, now),
-                        broken_off: broken_off
-                            .map(|status| (status.workload.clone(), status.given_up.is_some()))
+                        broken_off: answered
+                            .map(|status| (status.workload.clone(), status.broken_off.clone()))
                             .collect(),
                     })
                 }
@@ -279,17 +280,23 @@ impl Daemon {
     }
 
     /// Has a base backup made at once where WAL breaks off: what came after that cannot be recovered without.
-    fn make_good(&mut self, broken_off: &BTreeMap<WorkloadName, bool>) {
+    fn make_good(&mut self, broken_off: &BTreeMap<WorkloadName, Option<BrokenOff>>) {
         let now = self.installation.clock.now();
-        self.broken_off
-            .retain(|workload, _| broken_off.contains_key(workload));
-        for (workload, is_certain) in broken_off {
-            let since = *self.broken_off.entry(workload.clone()).or_insert(now);
+        for (workload, found) in broken_off {
+            let Some(BrokenOff { at, is_certain }) = found else {
+                self.broken_off.remove(workload);
+                continue;
+            };
+            let known = self.broken_off.entry(workload.clone());
+            let (place, since) = known.or_insert_with(|| (at.clone(), now));
+            if place != at {
+                (*place, *since) = (at.clone(), now);
+            }
             for entry in &mut self.entries {
-                if entry.makes_good(workload, since, *is_certain, now) {
+                if entry.makes_good(workload, *since, *is_certain, now) {
                     tracing::warn!(
                         schedule = entry.planned.key,
-                        "WAL is missing behind the newest base backup: another one at once"
+                        "{at} is missing behind the newest base backup: another one at once"
                     );
                     entry.at_once = true;
                 }

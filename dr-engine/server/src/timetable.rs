@@ -13,6 +13,9 @@ pub(crate) const LATE_AFTER: Duration = Duration::from_secs(300);
 /// A segment that others were stored behind may be missing for so long before it counts as lost.
 const BROKEN_OFF_GRACE: TimeDelta = TimeDelta::minutes(2);
 
+/// A backup that was to make up for missing WAL and failed is tried again after this.
+const MAKE_GOOD_AGAIN: TimeDelta = TimeDelta::minutes(30);
+
 /// One schedule and its recent past.
 #[derive(Debug, Clone)]
 pub(crate) struct Entry {
@@ -71,8 +74,9 @@ impl Entry {
     }
 
     /// Whether this is the backup that makes up for WAL which breaks off behind the newest one, as was first
-    /// seen at `since`; not once it has begun after that, unless it failed. Until what is missing is known for
-    /// good it may only be late: segments that are stored side by side, or received again.
+    /// seen at `since`. One that has begun after that was the one; if it failed, it is tried again after a long
+    /// pause, because it may have read the whole source. Until what is missing is known for good it may only be
+    /// late: segments that are stored side by side, or received again.
     pub(crate) fn makes_good(
         &self,
         workload: &WorkloadName,
@@ -83,7 +87,8 @@ impl Entry {
         let is_its_backup = self.planned.activity == Activity::Backup
             && self.planned.subject.workload() == Some(workload);
         let may_be_late = !is_certain && now - since < BROKEN_OFF_GRACE;
-        let has_tried = self.since > since && self.last_failure.is_none();
+        let has_tried = self.since > since
+            && (self.last_failure.as_ref()).is_none_or(|(at, _)| now - *at < MAKE_GOOD_AGAIN);
         is_its_backup && !self.at_once && !may_be_late && !has_tried
     }
 
@@ -240,7 +245,9 @@ mod tests {
             "it runs, or did and changed nothing"
         );
         erp.failed(at(111), "down".to_owned());
-        assert!(asked(&erp, true, 112), "again, as soon as failures allow");
+        assert!(!asked(&erp, true, 112), "it may have read everything");
+        assert!(!asked(&erp, true, 111 + 1799));
+        assert!(asked(&erp, true, 111 + 1800), "again");
         // One that began before it was known saw nothing of it.
         erp.succeeded();
         erp.since = at(99);

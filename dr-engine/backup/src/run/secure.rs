@@ -311,8 +311,9 @@ impl WalWork {
                     .and_then(crate::window::parse_history)
                     .ok_or_else(|| bad("it is no timeline history"))?;
                 // A timeline's number can have been given twice: recovery along the other one would end
-                // where this cluster never was.
-                if own.is_some_and(|own| own != body) {
+                // where this cluster never was. Of its ancestors the file of its own timeline tells.
+                let is_own = name.timeline() == Some(self.position.timeline);
+                if is_own && own.is_some_and(|own| own != body) {
                     return Err(bad("it is not what this server has"));
                 }
             }

@@ -6,22 +6,50 @@
 //! same, and the queue would stay full.
 //!
 //! What was given up is written down beside the catalog, on the server's host, before PostgreSQL is told
-//! that it may forget it: the repository cannot be asked to remember while it is away. From then on
-//! nothing behind it can be recovered until the next base backup: [`GivenUp::is_open`].
+//! that it may forget it: the repository cannot be asked to remember while it is away. A record is about
+//! those very files, by name, inode and time, and only until something is stored again: a server that was
+//! restored writes the same names with other content. Whether a base backup made it good, the repository says.
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, Utc};
 use dr_installation::{Installation, create_folder, write_new_file};
-use dr_model::{ByteCount, Lsn, RestorePoint, SystemId, Timeline, WalFileName, WorkloadName};
+use dr_model::{ByteCount, SystemId, WalFileName, WorkloadName};
+use dr_store::Repository;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use crate::BackupError;
 use crate::error::file_error;
+use crate::window::BehindNewest;
 
 /// Beside the catalog: a folder for each workload, a file for each time something was given up.
 const FOLDER: &str = "wal-given-up";
+const RECORD: &str = ".json";
+/// Beside a record: something was stored since, and it covers nothing any more.
+const ENDED: &str = ".ended";
+
+/// What tells a file from another one of its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileIdentity {
+    inode: u64,
+    seconds: i64,
+    nanoseconds: i64,
+}
+
+impl FileIdentity {
+    /// Of a file that is there.
+    pub(super) fn of(file: &Path) -> Option<Self> {
+        let found = std::fs::metadata(file).ok()?;
+        Some(Self {
+            inode: found.ino(),
+            seconds: found.mtime(),
+            nanoseconds: found.mtime_nsec(),
+        })
+    }
+}
 
 /// What was given up at one time.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,80 +60,47 @@ pub struct GivenUp {
     pub first: WalFileName,
     /// The last one.
     pub through: WalFileName,
-    /// How many waited.
-    pub segments: u64,
     /// Bytes in a segment.
     pub segment_bytes: u64,
     /// When.
     pub at: DateTime<Utc>,
     /// Bytes that were allowed to wait.
     pub limit: u64,
+    /// Everything that waited; what is no segment (`.backup`, `.partial`) is of no use without those around it.
+    pub files: BTreeMap<WalFileName, FileIdentity>,
 }
 
 impl GivenUp {
-    /// Whether a file waited when this was given up.
-    fn covers(&self, name: &WalFileName, system_id: SystemId) -> bool {
-        let range = place_of(&self.first)..=place_of(&self.through);
-        let place = place_of(name);
-        self.system_id == system_id && place.is_some() && range.contains(&place)
-    }
-
-    /// Where the last segment ends.
-    fn end(&self) -> (Timeline, Lsn) {
-        let number = self.through.number(self.segment_bytes).unwrap_or(0);
-        let end = Lsn((number + 1).saturating_mul(self.segment_bytes));
-        (self.through.timeline().unwrap_or(Timeline(1)), end)
-    }
-
-    /// Whether nothing behind it can be recovered yet: the newest base backup began before its end, and the WAL
-    /// behind that, which reaches to `reached`, does not go past it (whoever had the segments may have stored
-    /// them since).
-    pub(crate) fn is_open(
-        &self,
-        points: &[RestorePoint],
-        reached: Option<(Timeline, Lsn)>,
-    ) -> bool {
-        let Some(base) = points.iter().rev().find_map(RestorePoint::postgres) else {
-            return false;
-        };
-        let end = self.end();
-        let is_made_good = is_past((base.timeline, base.start_lsn), end)
-            || reached.is_some_and(|to| is_past(to, end));
-        base.system_id == self.system_id && !is_made_good
-    }
-
     /// What it was, in a line.
     #[must_use]
     pub fn describe(&self) -> String {
+        let segments = self.files.keys().filter(|name| name.is_segment());
+        let segments = segments.count() as u64;
         format!(
-            "{} WAL segments ({}), {} to {}, were given up at {}: more than {} waited to be archived",
-            self.segments,
-            ByteCount(self.segments.saturating_mul(self.segment_bytes)),
+            "{segments} WAL segments ({}), {} to {}, were given up at {}: more than {} waited to be archived",
+            ByteCount(segments.saturating_mul(self.segment_bytes)),
             self.first,
             self.through,
             self.at.format("%Y-%m-%dT%H:%M:%SZ"),
             ByteCount(self.limit),
         )
     }
-}
 
-/// Where a file stands in the order of segments; none of a history, which is of all of them.
-fn place_of(name: &WalFileName) -> Option<String> {
-    match name {
-        WalFileName::History { .. } => None,
-        other => other.to_string().get(..24).map(str::to_owned),
+    /// Whether nothing behind it can be recovered yet.
+    pub(crate) fn is_open(&self, behind: &BehindNewest) -> bool {
+        self.system_id == behind.base.system_id && behind.is_cut_by(&self.first, &self.through)
     }
 }
 
 /// A workload's records, on this host.
 #[derive(Debug)]
-pub(super) struct Records {
+pub(crate) struct Records {
     folder: PathBuf,
 }
 
 impl Records {
     /// Of a workload, wherever its records are or would be.
-    pub(super) fn of(installation: &Installation, workload: &WorkloadName) -> Self {
+    pub(crate) fn of(installation: &Installation, workload: &WorkloadName) -> Self {
         let catalog = &installation.config.engine.catalog;
         let catalog = Path::new(catalog.strip_prefix("sqlite:").unwrap_or(catalog));
         let beside = catalog.parent().unwrap_or(Path::new("."));
@@ -115,42 +110,81 @@ impl Records {
     }
 
     /// Everything that was ever given up, oldest first.
-    pub(super) fn all(&self) -> Result<Vec<GivenUp>, BackupError> {
+    pub(crate) fn all(&self) -> Result<Vec<GivenUp>, BackupError> {
         let mut found = Vec::new();
-        for path in self.files(".json")? {
-            let read = || -> std::io::Result<GivenUp> {
-                let body = std::fs::read(&path)?;
-                serde_json::from_slice(&body).map_err(std::io::Error::other)
-            };
-            found.push(read().map_err(file_error("read", &path))?);
+        for path in self.files()? {
+            if path.extension() == Some(RECORD.trim_start_matches('.').as_ref()) {
+                found.push(read(&path)?);
+            }
         }
         found.sort_by_key(|record: &GivenUp| (record.at, record.through.to_string()));
         Ok(found)
     }
 
-    /// What was given up last with a file in it.
-    pub(super) fn covering(
-        &self,
-        name: &WalFileName,
-        system_id: SystemId,
-    ) -> Result<Option<GivenUp>, BackupError> {
-        let mut newest_first = self.all()?.into_iter().rev();
-        Ok(newest_first.find(|record| record.covers(name, system_id)))
+    /// What was given up with this very file in it, if nothing was stored since. A record that cannot be read
+    /// covers nothing: storing is always right.
+    pub(super) fn covering(&self, name: &WalFileName, file: &Path) -> Option<GivenUp> {
+        let identity = FileIdentity::of(file)?;
+        let records = self.in_force().unwrap_or_default();
+        let mut readable = records.iter().filter_map(|path| match read(path) {
+            Ok(record) => Some(record),
+            Err(error) => {
+                tracing::warn!(
+                    error = crate::status::chain(&error),
+                    "a record is passed over"
+                );
+                None
+            }
+        });
+        readable.find(|record| record.files.get(name) == Some(&identity))
+    }
+
+    /// Records behind which nothing was stored yet.
+    fn in_force(&self) -> Result<Vec<PathBuf>, BackupError> {
+        let all = self.files()?;
+        let is_record = |path: &&PathBuf| path.extension().is_some_and(|it| it == "json");
+        let has_ended = |path: &&PathBuf| !all.contains(&ended(path));
+        Ok(all
+            .iter()
+            .filter(is_record)
+            .filter(has_ended)
+            .cloned()
+            .collect())
     }
 
     /// Writes down what is given up; durable when this returns.
     pub(super) fn write(&self, record: &GivenUp) -> Result<(), BackupError> {
-        let path = self.folder.join(format!("{}.json", record.through));
-        let body = serde_json::to_vec_pretty(record)
+        let stem = format!(
+            "{}-{}",
+            record.through,
+            record.at.format("%Y%m%dT%H%M%S%.6fZ")
+        );
+        let path = self.folder.join(stem + RECORD);
+        let body = serde_json::to_vec(record)
             .map_err(std::io::Error::other)
             .map_err(file_error("write", &path))?;
         create_folder(&self.folder).map_err(file_error("create", &self.folder))?;
         write_new_file(&path, &body, 0o644).map_err(file_error("write", &path))
     }
 
-    /// Keeps the history of a timeline, which nothing makes up for, until it can be stored.
+    /// Something was stored: whatever is handed over from now on is not what was given up.
+    pub(super) fn end(&self) -> Result<(), BackupError> {
+        for path in self.in_force()? {
+            let path = ended(&path);
+            match write_new_file(&path, b"", 0o644) {
+                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+                other => other.map_err(file_error("write", &path))?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Keeps the history of a timeline, which nothing makes up for, until it can be stored. Another one of the
+    /// same number is kept beside it.
     pub(super) fn keep_history(&self, name: &WalFileName, body: &[u8]) -> Result<(), BackupError> {
-        let path = self.folder.join(name.to_string());
+        let mut digest = hex::encode(Sha256::digest(body));
+        digest.truncate(8);
+        let path = self.folder.join(format!("{name}.{digest}"));
         create_folder(&self.folder).map_err(file_error("create", &self.folder))?;
         match write_new_file(&path, body, 0o644) {
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
@@ -159,19 +193,36 @@ impl Records {
     }
 
     /// The histories that are kept.
-    pub(super) fn histories(&self) -> Result<BTreeMap<WalFileName, PathBuf>, BackupError> {
+    pub(crate) fn histories(&self) -> Result<Vec<(WalFileName, PathBuf)>, BackupError> {
         let named = |path: PathBuf| {
-            let name = path.file_name()?.to_str()?.parse().ok()?;
-            Some((name, path))
+            let (name, _) = path.file_name()?.to_str()?.rsplit_once('.')?;
+            let name: WalFileName = name.parse().ok()?;
+            matches!(name, WalFileName::History { .. }).then_some((name, path))
         };
-        Ok(self
-            .files(".history")?
-            .into_iter()
-            .filter_map(named)
-            .collect())
+        Ok(self.files()?.into_iter().filter_map(named).collect())
     }
 
-    fn files(&self, ending: &str) -> Result<Vec<PathBuf>, BackupError> {
+    /// Stores the histories that are kept. One that cannot be stored stands in the way of no other.
+    pub(super) fn store_histories(
+        &self,
+        repository: &Repository,
+        workload: &WorkloadName,
+        now: DateTime<Utc>,
+    ) -> Result<(), BackupError> {
+        let mut failed = None;
+        for (name, path) in self.histories()? {
+            let stored = super::push::read_whole(&path)
+                .and_then(|body| super::put(repository, workload, &name, &body, now))
+                .and_then(|_| std::fs::remove_file(&path).map_err(file_error("remove", &path)));
+            if let Err(error) = stored {
+                failed.get_or_insert(error);
+            }
+        }
+        failed.map_or(Ok(()), Err)
+    }
+
+    /// All files but those that are still written, whose names begin with a dot.
+    fn files(&self) -> Result<Vec<PathBuf>, BackupError> {
         let entries = match std::fs::read_dir(&self.folder) {
             Ok(entries) => entries,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -181,8 +232,7 @@ impl Records {
         for entry in entries {
             let path = entry.map_err(file_error("list", &self.folder))?.path();
             let name = path.file_name().and_then(|name| name.to_str());
-            // A name that begins with a dot is one that is still written.
-            if name.is_some_and(|name| !name.starts_with('.') && name.ends_with(ending)) {
+            if name.is_some_and(|name| !name.starts_with('.')) {
                 found.push(path);
             }
         }
@@ -191,82 +241,113 @@ impl Records {
     }
 }
 
-/// What was given up last, whether or not that was made good since: the repository has to say.
-///
-/// # Errors
-/// When the records cannot be read.
-pub(crate) fn last(
-    installation: &Installation,
-    workload: &WorkloadName,
-) -> Result<Option<GivenUp>, BackupError> {
-    Ok(Records::of(installation, workload).all()?.pop())
+fn ended(record: &Path) -> PathBuf {
+    let mut name = record.as_os_str().to_owned();
+    name.push(ENDED);
+    PathBuf::from(name)
 }
 
-/// Whether a place lies at or behind another, on its timeline or a later one.
-fn is_past((on, at): (Timeline, Lsn), (timeline, end): (Timeline, Lsn)) -> bool {
-    on >= timeline && at >= end
+fn read(path: &Path) -> Result<GivenUp, BackupError> {
+    let read = || -> std::io::Result<GivenUp> {
+        serde_json::from_slice(&std::fs::read(path)?).map_err(std::io::Error::other)
+    };
+    read().map_err(file_error("read", path))
+}
+
+/// Stores the histories of timelines that were kept on this host while the repository was away, before a server
+/// that is restored here takes one of their numbers for a timeline of its own. Blocks.
+///
+/// # Errors
+/// When one cannot be stored; another one that the repository has under its number is none.
+pub fn store_kept_histories(
+    installation: &Installation,
+    workload: &WorkloadName,
+) -> Result<(), BackupError> {
+    let records = Records::of(installation, workload);
+    if records.histories()?.is_empty() {
+        return Ok(());
+    }
+    let repository = installation.repository_of(workload)?;
+    match records.store_histories(&repository, workload, installation.clock.now()) {
+        Err(BackupError::WalConflict { .. }) => Ok(()),
+        other => other,
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn record(first: &str, through: &str) -> GivenUp {
+    const NAMES: [&str; 3] = [
+        "000000010000000000000003",
+        "000000010000000000000004",
+        "000000010000000000000005",
+    ];
+
+    fn record(files: &[PathBuf], second: i64) -> GivenUp {
+        let named = |file: &PathBuf| {
+            let name: WalFileName = file.file_name()?.to_str()?.parse().ok()?;
+            Some((name, FileIdentity::of(file)?))
+        };
+        let files: BTreeMap<_, _> = files.iter().filter_map(named).collect();
         GivenUp {
             system_id: SystemId(7),
-            first: first.parse().unwrap(),
-            through: through.parse().unwrap(),
-            segments: 3,
+            first: files.keys().next().unwrap().clone(),
+            through: files.keys().next_back().unwrap().clone(),
             segment_bytes: 16 << 20,
-            at: DateTime::from_timestamp(1_800_000_000, 0).unwrap(),
+            at: DateTime::from_timestamp(1_800_000_000 + second, 0).unwrap(),
             limit: 32 << 20,
+            files,
         }
     }
 
     #[test]
-    fn only_what_waited_then_is_covered() {
-        let record = record("000000010000000000000003", "000000020000000000000005");
-        let covers = |name: &str, id: u64| record.covers(&name.parse().unwrap(), SystemId(id));
-        assert!(!covers("000000010000000000000002", 7));
-        assert!(covers("000000010000000000000003", 7));
-        assert!(covers("000000010000000000000004.00000028.backup", 7));
-        assert!(covers("000000010000000000000005.partial", 7));
-        assert!(covers("000000020000000000000005", 7));
-        assert!(!covers("000000020000000000000006", 7));
-        assert!(
-            !covers("00000002.history", 7),
-            "a history is never given up"
-        );
-        assert!(!covers("000000010000000000000004", 8), "another cluster");
-    }
-
-    #[test]
-    fn what_was_given_up_is_read_back_and_what_was_begun_is_not_taken_for_it() {
+    fn only_those_very_files_are_covered_and_only_until_something_is_stored() {
         let folder = tempfile::tempdir().unwrap();
         let records = Records {
             folder: folder.path().join("a/b"),
         };
         assert_eq!(records.all().unwrap(), []);
-        let one = record("000000010000000000000003", "000000010000000000000005");
-        let later = GivenUp {
-            at: one.at + chrono::TimeDelta::seconds(1),
-            ..record("000000010000000000000007", "000000010000000000000009")
-        };
+        let files: Vec<PathBuf> = NAMES.iter().map(|name| folder.path().join(name)).collect();
+        for file in &files {
+            std::fs::write(file, "old").unwrap();
+        }
+        let (one, later) = (record(&files[..2], 0), record(&files[2..], 1));
         records.write(&later).unwrap();
         records.write(&one).unwrap();
+        // What was begun is not taken for one, and what cannot be read keeps nothing from being stored.
         std::fs::write(records.folder.join(".x.json.1234"), "{").unwrap();
         assert_eq!(records.all().unwrap(), [one.clone(), later.clone()]);
-        let found = |name: &str| {
-            records
-                .covering(&name.parse().unwrap(), SystemId(7))
-                .unwrap()
-        };
-        assert_eq!(found("000000010000000000000004"), Some(one.clone()));
-        assert_eq!(found("000000010000000000000006"), None);
-        assert_eq!(found("000000010000000000000009"), Some(later));
-        records.write(&one).unwrap_err();
-        // A record that cannot be read is not passed over: what it says is not known.
         std::fs::write(records.folder.join("x.json"), "{").unwrap();
         records.all().unwrap_err();
+        let covering =
+            |place: usize| records.covering(&NAMES[place].parse().unwrap(), &files[place]);
+        assert_eq!(covering(0), Some(one.clone()));
+        assert_eq!(covering(2), Some(later));
+        // A server that was restored writes the same name again.
+        let other = folder.path().join("other");
+        std::fs::write(&other, "new").unwrap();
+        std::fs::rename(&other, &files[0]).unwrap();
+        assert_eq!(covering(0), None);
+        assert_eq!(covering(1), Some(one));
+        records.end().unwrap();
+        assert_eq!(covering(1), None);
+        records.end().unwrap();
+    }
+
+    #[test]
+    fn two_histories_of_one_number_are_both_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let records = Records {
+            folder: folder.path().join("erp"),
+        };
+        let name: WalFileName = "00000002.history".parse().unwrap();
+        for body in ["1\t0/E000A0\tone", "1\t0/E00000\tother", "1\t0/E000A0\tone"] {
+            records.keep_history(&name, body.as_bytes()).unwrap();
+        }
+        let kept = records.histories().unwrap();
+        assert_eq!(kept.len(), 2);
+        assert!(kept.iter().all(|(of, _)| *of == name));
+        assert_eq!(records.all().unwrap(), []);
     }
 }

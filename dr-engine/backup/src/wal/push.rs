@@ -1,11 +1,13 @@
 //! One WAL file into the repository.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use dr_installation::{Installation, open_for_wal};
 use dr_model::{Progress, SystemId, WalFileName, WorkloadName};
@@ -13,13 +15,17 @@ use dr_sources::postgres::control;
 use dr_store::{Repository, StoreError, WalPut};
 use serde::Serialize;
 
-use super::given_up::{GivenUp, Records};
+use super::given_up::{FileIdentity, GivenUp, Records};
 use super::{PUSH_TIMEOUT, WAL_FILE_BYTES_MAX, identity, within};
 use crate::BackupError;
 use crate::error::{file_error, source_error, store_error};
 
 /// Where the server keeps, beside its WAL, which file is archived (`xlogarchive.c`).
 const STATUS_FOLDER: &str = "archive_status";
+/// However little may wait.
+const SEGMENTS_THAT_MAY_WAIT: u64 = 4;
+/// When more waits than may, the repository gets so long to take one more.
+const LAST_TRY_TIMEOUT: Duration = Duration::from_secs(10);
 /// WAL files that are stored side by side; each is held in memory.
 const PUSHES_AT_ONCE: usize = 4;
 
@@ -142,21 +148,10 @@ fn store(config: &Path, file: &Path) -> Result<Pushed, BackupError> {
     let name = name_of(file)?;
     let body = read_whole(file)?;
     let installation = open_for_wal(config)?;
-    let Some(queue) = Queue::of(&installation, file)? else {
-        return store_body(&installation, &name, file, &body).map(Pushed::Put);
-    };
-    // Decided before the repository is asked anything: it may be what does not answer.
-    if let Some(instead) = queue.instead(&name, &body, installation.clock.now())? {
-        return Ok(instead);
+    if let Some(queue) = Queue::of(&installation, file)? {
+        return queue.push(&installation, &name, file, body);
     }
-    let put = store_body(&installation, &name, file, &body)?;
-    if let Err(error) = queue.store_histories(&installation, file) {
-        tracing::warn!(
-            error = crate::status::chain(&error),
-            "a history that was kept is not stored yet"
-        );
-    }
-    Ok(Pushed::Put(put))
+    store_body(&installation, &name, file, &body).map(Pushed::Put)
 }
 
 /// What waits to be archived, where a limit is set for it.
@@ -165,8 +160,8 @@ struct Queue {
     limit: u64,
     segment_bytes: u64,
     system_id: SystemId,
-    /// The segments that wait, oldest first.
-    waiting: Vec<WalFileName>,
+    /// What waits but histories, which are never given up.
+    waiting: BTreeMap<WalFileName, FileIdentity>,
 }
 
 impl Queue {
@@ -185,71 +180,83 @@ impl Queue {
         let control =
             control::read(&folder).map_err(source_error("tell how much WAL waits".to_owned()))?;
         let ready = ready_files(&folder.join("pg_wal"))?;
-        let mut waiting: Vec<WalFileName> = ready
-            .iter()
-            .filter_map(|file| name_of(file).ok())
-            .filter(|name| name.number(control.wal_segment_bytes).is_some())
-            .collect();
-        waiting.sort_by_key(ToString::to_string);
+        let named = |file: &PathBuf| {
+            let name = name_of(file).ok()?;
+            let is_history = matches!(name, WalFileName::History { .. });
+            Some((name, FileIdentity::of(file)?)).filter(|_| !is_history)
+        };
         Ok(Some(Self {
             records: Records::of(installation, workload),
-            limit,
+            // Archiving lives with a few segments that wait.
+            limit: limit.max(SEGMENTS_THAT_MAY_WAIT * control.wal_segment_bytes),
             segment_bytes: control.wal_segment_bytes,
             system_id: control.system_id,
-            waiting,
+            waiting: ready.iter().filter_map(named).collect(),
         }))
     }
 
-    /// What happens to a file instead of being stored, if more waits than may, or did when it was given up
-    /// with others.
-    fn instead(
+    fn push(
+        &self,
+        installation: &Installation,
+        name: &WalFileName,
+        file: &Path,
+        body: Vec<u8>,
+    ) -> Result<Pushed, BackupError> {
+        if let Some(record) = self.records.covering(name, file) {
+            return Ok(Pushed::GivenUp(Box::new(record)));
+        }
+        let segments = self.waiting.keys().filter(|name| name.is_segment());
+        let bytes = (segments.count() as u64).saturating_mul(self.segment_bytes);
+        if bytes <= self.limit {
+            return store_body(installation, name, file, &body).map(Pushed::Put);
+        }
+        // It may have come back just now; but it may also be what does not answer, or is too slow for good.
+        if bytes <= self.limit.saturating_mul(2) {
+            let (installation, name) = (installation.clone(), name.clone());
+            let (file, body) = (file.to_owned(), body.clone());
+            let what = format!("pushing {}", file.display());
+            let tried = within(LAST_TRY_TIMEOUT, what, move || {
+                store_body(&installation, &name, &file, &body)
+            });
+            match tried {
+                Ok(put) => return Ok(Pushed::Put(put)),
+                Err(error) => {
+                    tracing::warn!(
+                        error = crate::status::chain(&error),
+                        "too much waits for this"
+                    );
+                }
+            }
+        }
+        self.give_up(name, &body, installation.clock.now())
+    }
+
+    /// Gives up everything that waits; durable when this returns.
+    fn give_up(
         &self,
         name: &WalFileName,
         body: &[u8],
         now: chrono::DateTime<chrono::Utc>,
-    ) -> Result<Option<Pushed>, BackupError> {
-        if let Some(record) = self.records.covering(name, self.system_id)? {
-            return Ok(Some(Pushed::GivenUp(Box::new(record))));
-        }
-        let segments = self.waiting.len() as u64;
-        if segments.saturating_mul(self.segment_bytes) <= self.limit {
-            return Ok(None);
-        }
+    ) -> Result<Pushed, BackupError> {
         if matches!(name, WalFileName::History { .. }) {
             self.records.keep_history(name, body)?;
-            return Ok(Some(Pushed::Kept));
+            return Ok(Pushed::Kept);
         }
-        let (Some(first), Some(through)) = (self.waiting.first(), self.waiting.last()) else {
-            return Ok(None);
+        let mut segments = self.waiting.keys().filter(|name| name.is_segment());
+        let (Some(first), through) = (segments.next(), segments.next_back()) else {
+            return Err(BackupError::Worker("tell what waits"));
         };
         let record = GivenUp {
             system_id: self.system_id,
             first: first.clone(),
-            through: through.clone(),
-            segments,
+            through: through.unwrap_or(first).clone(),
             segment_bytes: self.segment_bytes,
             at: now,
             limit: self.limit,
+            files: self.waiting.clone(),
         };
         self.records.write(&record)?;
-        // A `.backup` file of before what waits is no part of it, and nothing needs it.
-        Ok(Some(Pushed::GivenUp(Box::new(record))))
-    }
-
-    /// Stores the histories that were kept, now that the repository answers.
-    fn store_histories(&self, installation: &Installation, file: &Path) -> Result<(), BackupError> {
-        for (name, path) in self.records.histories()? {
-            let body = read_whole(&path)?;
-            // As if it came from where the server has it.
-            store_body(
-                installation,
-                &name,
-                &file.with_file_name(name.to_string()),
-                &body,
-            )?;
-            std::fs::remove_file(&path).map_err(file_error("remove", &path))?;
-        }
-        Ok(())
+        Ok(Pushed::GivenUp(Box::new(record)))
     }
 }
 
@@ -268,7 +275,20 @@ fn store_body(
         data_directory.as_deref(),
     )?;
     let repository = installation.repository_of(&workload)?;
-    put(&repository, &workload, name, body, installation.clock.now())
+    let now = installation.clock.now();
+    let stored = put(&repository, &workload, name, body, now)?;
+    let records = Records::of(installation, &workload);
+    let ended = records
+        .end()
+        .and_then(|()| records.store_histories(&repository, &workload, now));
+    // The file is stored all the same.
+    if let Err(error) = ended {
+        tracing::warn!(
+            error = crate::status::chain(&error),
+            "what was given up or kept before is not done with"
+        );
+    }
+    Ok(stored)
 }
 
 pub(super) fn name_of(file: &Path) -> Result<WalFileName, BackupError> {

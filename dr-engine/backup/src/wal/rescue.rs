@@ -75,6 +75,7 @@ pub fn rescue(
         return Ok(rescued);
     }
     refuse_running(&source.data_directory)?;
+    super::store_kept_histories(installation, workload)?;
     let repository = installation.repository_of(workload)?;
     let control = match control::read(&source.data_directory) {
         Ok(control) => {

@@ -84,9 +84,10 @@ pub(super) async fn beware_of_indexes(session: &mut PgConnection) -> Result<(), 
         }
     };
     if differ {
-        let off = "set local enable_indexscan = off; set local enable_indexonlyscan = off; \
-            set local enable_bitmapscan = off";
-        run(session, off, "leave indexes aside").await?;
+        let off = collations::READ_EVERYTHING
+            .map(|(setting, value)| format!("set local {setting} = {value}"))
+            .join("; ");
+        run(session, &off, "leave indexes aside").await?;
     }
     Ok(())
 }
