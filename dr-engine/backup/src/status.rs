@@ -2,7 +2,9 @@
 
 mod live;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use dr_config::{Workload, WorkloadSource};
@@ -72,6 +74,9 @@ pub struct WorkloadStatus {
     pub problems: Vec<String>,
 }
 
+/// A repository that has not answered by then does not; as long as a store that is silent is asked.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(120);
+
 /// Where the WAL behind the newest base backup breaks off.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BrokenOff {
@@ -88,23 +93,43 @@ pub struct BrokenOff {
 /// # Errors
 /// When the configuration cannot be used at all.
 pub async fn status(installation: &Installation) -> Result<Vec<WorkloadStatus>, BackupError> {
-    let this = installation.clone();
     let live = live::of_servers(installation).await;
     let backed_up = backed_up(installation).await;
-    let mut statuses: Vec<WorkloadStatus> = blocking("learn the status", move || {
-        let workloads = this.config.workloads();
-        let with_live = |workload: Workload<'_>| {
-            let live = live.get(workload.name).cloned().unwrap_or_default();
-            of(
-                &this,
-                &workload,
-                &live,
-                backed_up.get(workload.name).copied(),
-            )
+    let names: Vec<WorkloadName> = (installation.config.workloads())
+        .map(|workload| workload.name.clone())
+        .collect();
+    let mut looks = Vec::new();
+    for name in &names {
+        let live = live.get(name).cloned().unwrap_or_default();
+        let look = begin_look(installation, name, live, backed_up.get(name).copied());
+        looks.push((name, look));
+    }
+    let (mut statuses, mut is_silent) = (Vec::new(), false);
+    let end = tokio::time::Instant::now() + LOOK_TIMEOUT;
+    for (name, look) in looks {
+        let status = match look {
+            Some(look) => tokio::time::timeout_at(end, look)
+                .await
+                .ok()
+                .and_then(Result::ok),
+            None => None,
         };
-        Ok(workloads.map(with_live).collect())
-    })
-    .await?;
+        let workload = installation.config.workload(name.as_str())?;
+        is_silent |= status.is_none();
+        let backed_up = backed_up.get(name).copied();
+        let live = live.get(name).cloned().unwrap_or_default();
+        statuses.push(status.unwrap_or_else(|| {
+            let silent = Err(BackupError::TimedOut {
+                what: format!("asking the repository of `{name}`"),
+                seconds: LOOK_TIMEOUT.as_secs(),
+            });
+            of(installation, &workload, &live, backed_up, |_| silent)
+        }));
+    }
+    // One that hangs is not asked again for this.
+    if is_silent {
+        return Ok(statuses);
+    }
     for back in went_back(installation).await {
         let status = statuses.iter_mut().find(|s| s.workload == back.workload);
         if let Some(status) = status {
@@ -117,6 +142,44 @@ pub async fn status(installation: &Installation) -> Result<Vec<WorkloadStatus>, 
         }
     }
     Ok(statuses)
+}
+
+/// Workloads whose repository is being asked: one that hangs, as a file system can, is not asked again until it
+/// has answered.
+static ASKED: Mutex<BTreeSet<WorkloadName>> = Mutex::new(BTreeSet::new());
+
+/// Asks a workload's repository on a thread of its own, which is left behind if that hangs and ends with the
+/// process; `None` while the last one still does.
+fn begin_look(
+    installation: &Installation,
+    name: &WorkloadName,
+    live: live::Live,
+    backed_up: Option<DateTime<Utc>>,
+) -> Option<tokio::sync::oneshot::Receiver<WorkloadStatus>> {
+    let asked = || ASKED.lock().unwrap_or_else(PoisonError::into_inner);
+    if !asked().insert(name.clone()) {
+        return None;
+    }
+    let (sender, receiver) = tokio::sync::oneshot::channel();
+    let (this, of_it) = (installation.clone(), name.clone());
+    let begun = std::thread::Builder::new()
+        .name("status".to_owned())
+        .spawn(move || {
+            if let Ok(workload) = this.config.workload(of_it.as_str()) {
+                let ask = |status: &mut WorkloadStatus| fill(&this, &workload, &live, status);
+                // Nobody waits for it any more, perhaps.
+                drop(sender.send(of(&this, &workload, &live, backed_up, ask)));
+            }
+            ASKED
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .remove(&of_it);
+        });
+    if begun.is_err() {
+        asked().remove(name);
+        return None;
+    }
+    Some(receiver)
 }
 
 /// When the newest restore point was begun of each workload of which something was given up, as far as the
@@ -172,6 +235,7 @@ fn of(
     workload: &Workload<'_>,
     live: &live::Live,
     backed_up: Option<DateTime<Utc>>,
+    ask: impl FnOnce(&mut WorkloadStatus) -> Result<Option<BehindNewest>, BackupError>,
 ) -> WorkloadStatus {
     let mut status = WorkloadStatus {
         workload: workload.name.clone(),
@@ -199,7 +263,7 @@ fn of(
         list_went_back: None,
         problems: Vec::new(),
     };
-    let behind = fill(installation, workload, live, &mut status);
+    let behind = ask(&mut status);
     status.problems.extend(status.archiver.clone());
     if workload.source.kind() == WorkloadKind::Postgres {
         let behind = behind.as_ref().ok().map(Option::as_ref);

@@ -330,6 +330,41 @@ impl WalIndex {
         }
     }
 
+    /// The place of the restore point by which the present is judged: the newest one, unless production has gone
+    /// on on a timeline since that does not lead away from it (a restore in place to before it). Then the newest
+    /// one from which that is reached.
+    fn leads_to_production(
+        &self,
+        repository: &Repository,
+        workload: &WorkloadName,
+        whole: &[&RestorePoint],
+    ) -> Result<usize, BackupError> {
+        let last = whole.len().saturating_sub(1);
+        let leads_to = |point: &RestorePoint, timeline| {
+            (point.postgres()).is_some_and(|base| self.timelines_from(base).contains(&timeline))
+        };
+        let Some((&written, numbers)) = self.segments.last_key_value() else {
+            return Ok(last);
+        };
+        let Some(newest) = whole.get(last).filter(|newest| !leads_to(newest, written)) else {
+            return Ok(last);
+        };
+        let Some(number) = numbers.last() else {
+            return Ok(last);
+        };
+        let name = WalFileName::of_number(*number, written, self.segment_bytes);
+        let info = repository.wal_info(workload, &name).map_err(store_error(
+            format!("look at {name} of `{workload}`"),
+            repository,
+        ))?;
+        // One that was left again before the newest backup is not production's.
+        if info.is_none_or(|info| info.pushed_at <= newest.finished) {
+            return Ok(last);
+        }
+        let found = whole.iter().rposition(|point| leads_to(point, written));
+        Ok(found.unwrap_or(last))
+    }
+
     /// The first segment that a chain lacks although later ones are stored.
     fn first_missing(&self, timeline: Timeline, coverage: &WalCoverage) -> Option<WalFileName> {
         let first: WalFileName = coverage.gaps.first()?.parse().ok()?;
@@ -467,18 +502,16 @@ impl BehindNewest {
         (!self.has_gaps).then_some((self.timeline, self.reaches))
     }
 
-    /// Whether segments that are not stored, from the first to the last, keep what came behind them from being
-    /// recovered: they lie on the way along the timeline, the base backup began before their end, and replay
-    /// does not pass them.
-    pub(crate) fn is_cut_by(&self, first: &WalFileName, last: &WalFileName) -> bool {
+    /// Whether a segment that is not stored keeps what came behind it from being recovered: it lies on the way
+    /// along the timeline, the base backup began before its end, and replay does not pass it.
+    pub(crate) fn is_cut_by(&self, segment: &WalFileName) -> bool {
         let size = self.index.segment_bytes;
-        let (Some(from), Some(to)) = (first.number(size), last.number(size)) else {
+        let Some(number) = segment.number(size) else {
             return false;
         };
-        let end = Lsn(to.saturating_add(1).saturating_mul(size));
-        let of = self.index.timeline_of_segment(self.timeline, from);
-        let is_on_the_way = first.timeline() == Some(of);
-        is_on_the_way && self.base.start_lsn < end && self.reaches < end
+        let end = Lsn(number.saturating_add(1).saturating_mul(size));
+        let of = self.index.timeline_of_segment(self.timeline, number);
+        segment.timeline() == Some(of) && self.base.start_lsn < end && self.reaches < end
     }
 }
 
@@ -508,16 +541,21 @@ pub(crate) fn look(
     };
     let mut behind = None;
     let index = WalIndex::read(repository, workload, segment_bytes)?;
+    let judged = index.leads_to_production(repository, workload, &whole)?;
+    if let Some(point) = whole.get(judged) {
+        window.to = point.moment;
+    }
     for (place, point) in whole.iter().enumerate() {
         let Some(base) = point.postgres() else {
             continue;
         };
         let timeline = index.timelines_from(base).pop().unwrap_or(base.timeline);
         let coverage = index.coverage(base, timeline);
-        let is_newest = place + 1 == whole.len();
+        let is_newest = place == judged;
         // A gap that lies behind a newer base is an end of what the older one reaches, and a hole only
         // up to the newer one.
-        for gap in &coverage.gaps {
+        let first_missing = index.first_missing(timeline, &coverage);
+        for gap in coverage.gaps.iter().filter(|_| first_missing.is_some()) {
             if !window.gaps.contains(gap) {
                 window.gaps.push(gap.clone());
             }
@@ -535,15 +573,15 @@ pub(crate) fn look(
             window.to = window.to.max(tail.sent_at);
         }
         if is_newest {
-            behind = Some((base.clone(), timeline, coverage));
+            behind = Some((base.clone(), timeline, coverage, first_missing));
         }
     }
-    let behind = behind.map(|(base, timeline, coverage)| BehindNewest {
+    let behind = behind.map(|(base, timeline, coverage, first_missing)| BehindNewest {
         base,
         timeline,
         reaches: coverage.reaches_lsn,
         has_gaps: !coverage.gaps.is_empty(),
-        first_missing: index.first_missing(timeline, &coverage),
+        first_missing,
         is_of_a_copy: repository.stands_in_for().is_some(),
         index,
     });

@@ -18,6 +18,27 @@ const COLLATIONS: &str = "select quote_ident(c.collname) as name, c.collversion:
   where c.collversion is not null and c.collversion is distinct from pg_collation_actual_version(c.oid)
   order by c.collname";
 
+/// The same of those by which something is ordered that was written: indexes, partitions, ranges.
+const COLLATIONS_USED: &str = "select quote_ident(c.collname) as name, c.collversion::text as noted,
+    pg_collation_actual_version(c.oid)::text as here
+  from pg_collation c
+  where c.oid in (
+      select unnest(indcollation::oid[]) from pg_index
+      union select unnest(partcollation::oid[]) from pg_partitioned_table
+      union select rngcollation from pg_range)
+    and c.collversion is not null and c.collversion is distinct from pg_collation_actual_version(c.oid)
+  order by c.collname";
+
+/// Which collations count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Which {
+    /// Any: also one that nothing uses tells that the library is another one.
+    Any,
+    /// From 15 on, where the database's own has a version, those that something is ordered by. An operating
+    /// system brings hundreds, whose noted versions nobody refreshes.
+    Used,
+}
+
 /// Of the database itself, from 15 on.
 const OWN: &str = "select 'default' as name, d.datcollversion::text as noted,
     pg_database_collation_actual_version(d.oid)::text as here
@@ -44,16 +65,24 @@ impl Differing {
 /// # Errors
 /// When it cannot be asked. Inside a transaction an error of the comparison itself (a collation that this
 /// host does not have) ends it: use a savepoint.
-pub(crate) async fn differing(session: &mut PgConnection) -> Result<Option<String>, sqlx::Error> {
+pub(crate) async fn differing(
+    session: &mut PgConnection,
+    which: Which,
+) -> Result<Option<String>, sqlx::Error> {
     let version: String = sqlx::query_scalar("select current_setting('server_version_num')")
         .persistent(false)
         .fetch_one(&mut *session)
         .await?;
     let mut found = Vec::new();
-    if version.parse::<u32>().is_ok_and(|number| number >= 150_000) {
+    let databases_have_versions = version.parse::<u32>().is_ok_and(|number| number >= 150_000);
+    if databases_have_versions {
         found.extend(listed(session, OWN).await?);
     }
-    found.extend(listed(session, COLLATIONS).await?);
+    let others = match which {
+        Which::Used if databases_have_versions => COLLATIONS_USED,
+        Which::Used | Which::Any => COLLATIONS,
+    };
+    found.extend(listed(session, others).await?);
     let mut named: Vec<String> = found
         .iter()
         .take(NAMED_MAX)
@@ -142,7 +171,7 @@ pub(crate) async fn compare(server: impl Fn(&str) -> ConnectOptions, first: &str
     for database in databases {
         let said = match connect(&server(&database)).await {
             Ok(mut session) => {
-                let said = differing(&mut session).await;
+                let said = differing(&mut session, Which::Used).await;
                 drop(session.close().await);
                 said.map_err(|error| error.to_string())
             }

@@ -36,6 +36,7 @@ pub use execute::{RestoreOutcome, execute, rescue_first};
 pub use files::{FilesOutcome, files};
 pub use nats::{NatsOutcome, nats};
 pub use plan::{PlannedSource, PostgresPlan, RecoveryEnd, RestorePlan, RestoreRequest, plan};
+pub use recovery::with_database;
 pub use scratch::{Scratch, scratch, scratch_of};
 pub use start::{Reached, StartAs, StartRequest, Started, start};
 pub use verify::{VerifyRequest, verify};

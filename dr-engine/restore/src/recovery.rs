@@ -263,7 +263,8 @@ pub(crate) fn url_parts(url: &str) -> (String, String) {
 }
 
 /// The same URL with another database.
-pub(crate) fn with_database(url: &str, database: &str) -> String {
+#[must_use]
+pub fn with_database(url: &str, database: &str) -> String {
     let (before, parameters) = match url.split_once('?') {
         Some((before, parameters)) => (before, format!("?{parameters}")),
         None => (url, String::new()),

@@ -102,6 +102,11 @@ impl Scratch {
         Ok(&self.erasures)
     }
 
+    /// Whether its indexes on texts may not be in order on this host.
+    pub(crate) fn reads_everything(&self) -> bool {
+        self.reads_everything
+    }
+
     /// How programs of PostgreSQL's reach it: socket folder, port, user.
     pub(crate) fn reach(&self) -> (&Path, u16, &str) {
         (

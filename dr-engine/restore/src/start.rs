@@ -157,8 +157,8 @@ pub async fn start(
         url: with_database(&options.url, other),
         password: options.password.clone(),
     };
-    let and_so = "before an index on texts is relied on, REINDEX it, then ALTER DATABASE ... REFRESH COLLATION \
-                  VERSION";
+    let and_so = "before an index on texts is relied on, REINDEX it, then ALTER DATABASE or ALTER COLLATION ... \
+                  REFRESH VERSION";
     let compared = collations::compare(server_of, &database).await;
     if let Some(told) = compared.told(and_so) {
         reached.add_note(told);

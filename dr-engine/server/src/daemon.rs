@@ -298,7 +298,7 @@ impl Daemon {
                         schedule = entry.planned.key,
                         "{at} is missing behind the newest base backup: another one at once"
                     );
-                    entry.at_once = true;
+                    entry.make_good(now);
                 }
             }
         }

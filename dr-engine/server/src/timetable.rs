@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use dr_model::WorkloadName;
 use dr_scheduler::{Activity, Planned, Subject, retry_delay};
 
@@ -11,10 +11,10 @@ use dr_scheduler::{Activity, Planned, Subject, retry_delay};
 pub(crate) const LATE_AFTER: Duration = Duration::from_secs(300);
 
 /// A segment that others were stored behind may be missing for so long before it counts as lost.
-const BROKEN_OFF_GRACE: TimeDelta = TimeDelta::minutes(2);
+const BROKEN_OFF_GRACE: Duration = Duration::from_secs(120);
 
-/// A backup that was to make up for missing WAL and failed is tried again after this.
-const MAKE_GOOD_AGAIN: TimeDelta = TimeDelta::minutes(30);
+/// After a backup that was to make up for missing WAL there is none for this reason for so long.
+const MAKE_GOOD_AGAIN: Duration = Duration::from_secs(1800);
 
 /// One schedule and its recent past.
 #[derive(Debug, Clone)]
@@ -24,6 +24,8 @@ pub(crate) struct Entry {
     pub(crate) since: DateTime<Utc>,
     /// Run at once, whatever the schedule says: it was interrupted, or there is nothing yet.
     pub(crate) at_once: bool,
+    /// When it was last to make up for missing WAL.
+    pub(crate) made_good: Option<DateTime<Utc>>,
     pub(crate) failures_in_a_row: u32,
     pub(crate) last_failure: Option<(DateTime<Utc>, String)>,
 }
@@ -43,6 +45,7 @@ impl Entry {
             planned,
             since,
             at_once: false,
+            made_good: None,
             failures_in_a_row: 0,
             last_failure: None,
         }
@@ -74,9 +77,9 @@ impl Entry {
     }
 
     /// Whether this is the backup that makes up for WAL which breaks off behind the newest one, as was first
-    /// seen at `since`. One that has begun after that was the one; if it failed, it is tried again after a long
-    /// pause, because it may have read the whole source. Until what is missing is known for good it may only be
-    /// late: segments that are stored side by side, or received again.
+    /// seen at `since`: none has begun after that and gone well. It may read the whole source, and load what was
+    /// too slow already; so after one there is a long pause, however it ended. Until what is missing is known for
+    /// good it may only be late: segments that are stored side by side, or received again.
     pub(crate) fn makes_good(
         &self,
         workload: &WorkloadName,
@@ -84,12 +87,20 @@ impl Entry {
         is_certain: bool,
         now: DateTime<Utc>,
     ) -> bool {
+        // A clock that was set back must not silence it: no time passed is as good as none.
+        let passed = |from: DateTime<Utc>| (now - from).to_std().unwrap_or(Duration::MAX);
         let is_its_backup = self.planned.activity == Activity::Backup
             && self.planned.subject.workload() == Some(workload);
-        let may_be_late = !is_certain && now - since < BROKEN_OFF_GRACE;
-        let has_tried = self.since > since
-            && (self.last_failure.as_ref()).is_none_or(|(at, _)| now - *at < MAKE_GOOD_AGAIN);
-        is_its_backup && !self.at_once && !may_be_late && !has_tried
+        let may_be_late = !is_certain && passed(since) < BROKEN_OFF_GRACE;
+        let has_run = self.since > since && self.last_failure.is_none();
+        let is_pause = (self.made_good).is_some_and(|at| passed(at) < MAKE_GOOD_AGAIN);
+        is_its_backup && !self.at_once && !may_be_late && !has_run && !is_pause
+    }
+
+    /// It runs at once, to make up for missing WAL.
+    pub(crate) fn make_good(&mut self, now: DateTime<Utc>) {
+        self.at_once = true;
+        self.made_good = Some(now);
     }
 
     pub(crate) fn begun(&mut self, planned_at: DateTime<Utc>) {
@@ -237,20 +248,21 @@ mod tests {
         assert!(!asked(&other, true, 100));
         let verify = entry("erp", Activity::Verify { restore: true }, "0 0 2 * * *");
         assert!(!asked(&verify, true, 100));
-        erp.at_once = true;
+        erp.make_good(at(100));
         assert!(!asked(&erp, true, 101), "once is enough");
         erp.begun(at(101));
         assert!(
-            !asked(&erp, true, 110),
+            !asked(&erp, true, 5000),
             "it runs, or did and changed nothing"
         );
         erp.failed(at(111), "down".to_owned());
-        assert!(!asked(&erp, true, 112), "it may have read everything");
-        assert!(!asked(&erp, true, 111 + 1799));
-        assert!(asked(&erp, true, 111 + 1800), "again");
-        // One that began before it was known saw nothing of it.
+        assert!(!asked(&erp, true, 1899), "it may have read everything");
+        assert!(asked(&erp, true, 1900), "again");
+        assert!(asked(&erp, true, 50), "the clock was set back");
+        // Another hole, found right behind that.
         erp.succeeded();
-        erp.since = at(99);
-        assert!(asked(&erp, true, 113));
+        let next = |second: i64| erp.makes_good(&name, at(200), true, at(second));
+        assert!(!next(201), "the next one comes soon enough");
+        assert!(next(1900));
     }
 }

@@ -137,13 +137,7 @@ fn with_database(url: &str, database: &str) -> Result<String, TenantError> {
              understood in its name"
         )]));
     }
-    let (before, parameters) = match url.split_once('?') {
-        Some((before, parameters)) => (before, format!("?{parameters}")),
-        None => (url, String::new()),
-    };
-    let (scheme, rest) = before.split_once("://").unwrap_or(("postgres", before));
-    let authority = rest.split('/').next().unwrap_or_default();
-    Ok(format!("{scheme}://{authority}/{database}{parameters}"))
+    Ok(dr_restore::with_database(url, database))
 }
 
 /// Reads what a workload's configuration says of its tenants.

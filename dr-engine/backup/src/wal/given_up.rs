@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use dr_installation::{Installation, create_folder, write_new_file};
 use dr_model::{ByteCount, SystemId, WalFileName, WorkloadName};
 use dr_store::Repository;
@@ -30,6 +30,33 @@ const FOLDER: &str = "wal-given-up";
 const RECORD: &str = ".json";
 /// Beside a record: something was stored since, and it covers nothing any more.
 const ENDED: &str = ".ended";
+
+/// Since when the queue is long, and how long it was.
+const QUEUE: &str = "long-queue";
+/// A queue that is not shorter after this is filled faster than it is emptied.
+const OUTRUN_AFTER: TimeDelta = TimeDelta::minutes(5);
+
+/// A queue that was too long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+struct Long {
+    since: DateTime<Utc>,
+    waiting: u64,
+}
+
+/// Pure: whether a queue is filled faster than it is emptied; `Err` with what is to be noted instead of what was.
+fn outrun(before: Option<Long>, waiting: u64, now: DateTime<Utc>) -> Result<bool, Long> {
+    let long = Long {
+        since: now,
+        waiting,
+    };
+    match before {
+        // What was noted long ago, or by a clock that was ahead, is of another time.
+        Some(before) if now < before.since || now - before.since > OUTRUN_AFTER * 2 => Err(long),
+        Some(before) if waiting < before.waiting => Err(long),
+        Some(before) => Ok(now - before.since >= OUTRUN_AFTER),
+        None => Err(long),
+    }
+}
 
 /// What tells a file from another one of its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -86,9 +113,10 @@ impl GivenUp {
         )
     }
 
-    /// Whether nothing behind it can be recovered yet.
+    /// Whether nothing behind it can be recovered yet: some of it may lie on a branch that was left.
     pub(crate) fn is_open(&self, behind: &BehindNewest) -> bool {
-        self.system_id == behind.base.system_id && behind.is_cut_by(&self.first, &self.through)
+        let mut segments = self.files.keys().filter(|name| name.is_segment());
+        self.system_id == behind.base.system_id && segments.any(|name| behind.is_cut_by(name))
     }
 }
 
@@ -164,7 +192,17 @@ impl Records {
             .map_err(std::io::Error::other)
             .map_err(file_error("write", &path))?;
         create_folder(&self.folder).map_err(file_error("create", &self.folder))?;
-        write_new_file(&path, &body, 0o644).map_err(file_error("write", &path))
+        write_new_file(&path, &body, 0o644).map_err(file_error("write", &path))?;
+        self.sync()
+    }
+
+    /// Whoever made the folders or the file may have died before they were durable.
+    fn sync(&self) -> Result<(), BackupError> {
+        for folder in self.folder.ancestors().take(3) {
+            let synced = std::fs::File::open(folder).and_then(|folder| folder.sync_all());
+            synced.map_err(file_error("sync", folder))?;
+        }
+        Ok(())
     }
 
     /// Something was stored: whatever is handed over from now on is not what was given up.
@@ -187,9 +225,35 @@ impl Records {
         let path = self.folder.join(format!("{name}.{digest}"));
         create_folder(&self.folder).map_err(file_error("create", &self.folder))?;
         match write_new_file(&path, body, 0o644) {
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
-            other => other.map_err(file_error("write", &path)),
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+            other => other.map_err(file_error("write", &path))?,
         }
+        self.sync()
+    }
+
+    /// Notes that more than twice of what may wait did, though the repository takes it; tells whether the queue
+    /// has not become shorter for [`OUTRUN_AFTER`].
+    pub(super) fn is_outrun(&self, waiting: u64, now: DateTime<Utc>) -> bool {
+        let path = self.folder.join(QUEUE);
+        let before = std::fs::read(&path).ok();
+        let before: Option<Long> = before.and_then(|body| serde_json::from_slice(&body).ok());
+        match outrun(before, waiting, now) {
+            Ok(is_outrun) => is_outrun,
+            Err(noted) => {
+                // Not durable: it only says since when.
+                let body = serde_json::to_vec(&noted).unwrap_or_default();
+                let noted = create_folder(&self.folder).and_then(|()| std::fs::write(&path, body));
+                if let Err(error) = noted {
+                    tracing::debug!(%error, "since when the queue is long is not noted");
+                }
+                false
+            }
+        }
+    }
+
+    /// The queue is as it should be.
+    pub(super) fn is_not_outrun(&self) {
+        drop(std::fs::remove_file(self.folder.join(QUEUE)));
     }
 
     /// The histories that are kept.
@@ -333,6 +397,35 @@ mod tests {
         records.end().unwrap();
         assert_eq!(covering(1), None);
         records.end().unwrap();
+    }
+
+    #[test]
+    fn a_queue_is_outrun_when_it_does_not_become_shorter() {
+        let at = |second: i64| DateTime::from_timestamp(1_800_000_000 + second, 0).unwrap();
+        let long = |second: i64, waiting: u64| Long {
+            since: at(second),
+            waiting,
+        };
+        assert_eq!(outrun(None, 10, at(0)), Err(long(0, 10)));
+        let noted = Some(long(0, 10));
+        assert_eq!(outrun(noted, 10, at(299)), Ok(false));
+        assert_eq!(outrun(noted, 10, at(300)), Ok(true));
+        assert_eq!(outrun(noted, 12, at(300)), Ok(true));
+        assert_eq!(
+            outrun(noted, 9, at(300)),
+            Err(long(300, 9)),
+            "it becomes shorter"
+        );
+        assert_eq!(
+            outrun(noted, 10, at(601)),
+            Err(long(601, 10)),
+            "of another time"
+        );
+        assert_eq!(
+            outrun(noted, 10, at(-1)),
+            Err(long(-1, 10)),
+            "of a clock that was ahead"
+        );
     }
 
     #[test]

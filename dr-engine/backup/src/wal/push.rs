@@ -24,8 +24,10 @@ use crate::error::{file_error, source_error, store_error};
 const STATUS_FOLDER: &str = "archive_status";
 /// However little may wait.
 const SEGMENTS_THAT_MAY_WAIT: u64 = 4;
-/// When more waits than may, the repository gets so long to take one more.
+/// When more waits than may, the repository gets so long to take one more, beside the time its bytes take.
 const LAST_TRY_TIMEOUT: Duration = Duration::from_secs(10);
+/// A slower one is no use to a server that fills a queue.
+const SLOWEST_BYTES_PER_SECOND: u64 = 20 << 20;
 /// WAL files that are stored side by side; each is held in memory.
 const PUSHES_AT_ONCE: usize = 4;
 
@@ -208,27 +210,39 @@ impl Queue {
         let segments = self.waiting.keys().filter(|name| name.is_segment());
         let bytes = (segments.count() as u64).saturating_mul(self.segment_bytes);
         if bytes <= self.limit {
+            self.records.is_not_outrun();
             return store_body(installation, name, file, &body).map(Pushed::Put);
         }
-        // It may have come back just now; but it may also be what does not answer, or is too slow for good.
-        if bytes <= self.limit.saturating_mul(2) {
+        // It may have come back just now, or why it failed was mended; but it may also be what does not answer.
+        let tried = {
             let (installation, name) = (installation.clone(), name.clone());
             let (file, body) = (file.to_owned(), body.clone());
             let what = format!("pushing {}", file.display());
-            let tried = within(LAST_TRY_TIMEOUT, what, move || {
+            within(self.last_try(), what, move || {
                 store_body(&installation, &name, &file, &body)
-            });
-            match tried {
-                Ok(put) => return Ok(Pushed::Put(put)),
-                Err(error) => {
-                    tracing::warn!(
-                        error = crate::status::chain(&error),
-                        "too much waits for this"
-                    );
-                }
+            })
+        };
+        let now = installation.clock.now();
+        match tried {
+            Ok(put) if bytes <= self.limit.saturating_mul(2) => return Ok(Pushed::Put(put)),
+            Ok(put) if !self.records.is_outrun(self.waiting.len() as u64, now) => {
+                return Ok(Pushed::Put(put));
+            }
+            Ok(_) => tracing::warn!("WAL is written faster than it is stored"),
+            Err(error) => {
+                tracing::warn!(
+                    error = crate::status::chain(&error),
+                    "too much waits for this"
+                );
             }
         }
-        self.give_up(name, &body, installation.clock.now())
+        self.give_up(name, &body, now)
+    }
+
+    /// What a repository that works takes one segment in.
+    fn last_try(&self) -> Duration {
+        let seconds = self.segment_bytes / SLOWEST_BYTES_PER_SECOND;
+        LAST_TRY_TIMEOUT + Duration::from_secs(seconds)
     }
 
     /// Gives up everything that waits; durable when this returns.

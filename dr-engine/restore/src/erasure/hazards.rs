@@ -7,7 +7,7 @@ use serde::Deserialize;
 use super::doomed::{Part, whose};
 use super::tables::{Tables, json, run};
 use crate::RestoreError;
-use crate::collations;
+use crate::collations::{self, Which};
 
 /// Nobody else is there to wait for. What is locked all the same is so by a prepared transaction, for ever.
 pub(super) const LOCK_WAIT: &str = "set lock_timeout = '60s'";
@@ -75,7 +75,7 @@ pub(super) async fn take_back_prepared(session: &mut PgConnection) -> Result<(),
 pub(super) async fn beware_of_indexes(session: &mut PgConnection) -> Result<(), RestoreError> {
     let what = "compare versions of collations";
     run(session, "savepoint dr_collations", what).await?;
-    let differ = match collations::differing(session).await {
+    let differ = match collations::differing(session, Which::Any).await {
         Ok(differing) => differing.is_some(),
         // A collation that this host does not have has no version here.
         Err(_) => {
