@@ -228,11 +228,11 @@ fn an_archiver_that_does_not_get_on_is_an_alarm_until_it_does() {
     wait_told(&world, "could not archive", false);
     world.cluster.set("archive_command", "false");
     order(&world, "one");
-    let name = world
-        .cluster
-        .value("select pg_walfile_name(pg_switch_wal())");
+    world.cluster.psql("select pg_switch_wal()");
     let told = wait_told(&world, "could not archive", true);
-    assert!(told.contains(&name), "{told}");
+    let stuck = "select last_failed_wal from pg_stat_archiver";
+    let name = world.cluster.value(stuck);
+    assert!(told.contains(&name), "{name} is not in {told}");
     wait_told(&world, "archiver erp", true);
     world.archive("");
     world.cluster.reload();
