@@ -74,15 +74,19 @@ pub(crate) fn end(world: &World, mut daemon: Child) {
     assert_eq!(daemon.wait().unwrap().code(), Some(0));
 }
 
-/// Kills the server's first process; the others end when they notice.
+/// Kills the server's first process; the others end when they notice. Their command lines do not name the data
+/// directory, but they work in it.
 fn kill_server(cluster: &Cluster) {
     let text = fs::read_to_string(cluster.data.join("postmaster.pid")).unwrap();
     let pid = text.lines().next().unwrap().trim().parse().unwrap();
     signal(pid, rustix::process::Signal::KILL);
+    let data = cluster.data.canonicalize().unwrap();
     wait_until("the server's processes to end", LIMIT, || {
-        let all = processes_in(&cluster.data);
-        let servers = all.iter().filter(|(_, line)| line.contains("postgres"));
-        (servers.count() == 0).then_some(())
+        let all = fs::read_dir("/proc").unwrap().flatten();
+        let works_there = |process: &fs::DirEntry| {
+            fs::read_link(process.path().join("cwd")).is_ok_and(|folder| folder == data)
+        };
+        (all.filter(works_there).count() == 0).then_some(())
     });
 }
 
