@@ -3,6 +3,7 @@
 mod live;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -144,9 +145,28 @@ pub async fn status(installation: &Installation) -> Result<Vec<WorkloadStatus>, 
     Ok(statuses)
 }
 
-/// Workloads whose repository is being asked: one that hangs, as a file system can, is not asked again until it
-/// has answered.
-static ASKED: Mutex<BTreeSet<WorkloadName>> = Mutex::new(BTreeSet::new());
+/// Whose repository is being asked: one that hangs, as a file system can, is not asked again until it has
+/// answered.
+static ASKED: Mutex<BTreeSet<(PathBuf, WorkloadName)>> = Mutex::new(BTreeSet::new());
+
+/// That a workload's repository is being asked; dropped when it has answered.
+struct Asking(PathBuf, WorkloadName);
+
+impl Asking {
+    /// `None` while it still is.
+    fn begin(installation: &Installation, name: &WorkloadName) -> Option<Self> {
+        let (path, name) = (installation.config.path.clone(), name.clone());
+        let mut asked = ASKED.lock().unwrap_or_else(PoisonError::into_inner);
+        (asked.insert((path.clone(), name.clone()))).then_some(Self(path, name))
+    }
+}
+
+impl Drop for Asking {
+    fn drop(&mut self) {
+        let mut asked = ASKED.lock().unwrap_or_else(PoisonError::into_inner);
+        asked.remove(&(self.0.clone(), self.1.clone()));
+    }
+}
 
 /// Asks a workload's repository on a thread of its own, which is left behind if that hangs and ends with the
 /// process; `None` while the last one still does.
@@ -156,30 +176,20 @@ fn begin_look(
     live: live::Live,
     backed_up: Option<DateTime<Utc>>,
 ) -> Option<tokio::sync::oneshot::Receiver<WorkloadStatus>> {
-    let asked = || ASKED.lock().unwrap_or_else(PoisonError::into_inner);
-    if !asked().insert(name.clone()) {
-        return None;
-    }
+    let asking = Asking::begin(installation, name)?;
     let (sender, receiver) = tokio::sync::oneshot::channel();
-    let (this, of_it) = (installation.clone(), name.clone());
-    let begun = std::thread::Builder::new()
-        .name("status".to_owned())
-        .spawn(move || {
-            if let Ok(workload) = this.config.workload(of_it.as_str()) {
-                let ask = |status: &mut WorkloadStatus| fill(&this, &workload, &live, status);
-                // Nobody waits for it any more, perhaps.
-                drop(sender.send(of(&this, &workload, &live, backed_up, ask)));
-            }
-            ASKED
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .remove(&of_it);
-        });
-    if begun.is_err() {
-        asked().remove(name);
-        return None;
-    }
-    Some(receiver)
+    let (this, name) = (installation.clone(), name.clone());
+    let look = move || {
+        if let Ok(workload) = this.config.workload(name.as_str()) {
+            let ask = |status: &mut WorkloadStatus| fill(&this, &workload, &live, status);
+            let status = of(&this, &workload, &live, backed_up, ask);
+            drop(asking);
+            // Nobody waits for it any more, perhaps.
+            drop(sender.send(status));
+        }
+    };
+    let begun = std::thread::Builder::new().name("status".to_owned());
+    begun.spawn(look).ok().map(|_| receiver)
 }
 
 /// When the newest restore point was begun of each workload of which something was given up, as far as the
@@ -269,8 +279,7 @@ fn of(
         let behind = behind.as_ref().ok().map(Option::as_ref);
         tell_given_up(installation, workload, behind, backed_up, &mut status);
     }
-    let filled = behind.map(drop);
-    if let Err(error) = filled {
+    if let Err(error) = behind {
         status.problems.push(chain(&error));
         return status;
     }

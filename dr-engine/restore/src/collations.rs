@@ -5,7 +5,6 @@
 //! (`pg_database.datcollversion` from 15 on, `pg_collation.collversion`) and compares them when asked.
 
 use dr_sources::postgres::{ConnectOptions, connect};
-use serde::Deserialize;
 use sqlx::{Connection as _, PgConnection};
 
 /// As many collations are named; an operating system brings hundreds that change together.
@@ -34,7 +33,7 @@ const COLLATIONS_USED: &str = "select quote_ident(c.collname) as name, c.collver
 pub(crate) enum Which {
     /// Any: also one that nothing uses tells that the library is another one.
     Any,
-    /// From 15 on, where the database's own has a version, those that something is ordered by. An operating
+    /// From 15 on, where databases have versions of their own, those that something is ordered by. An operating
     /// system brings hundreds, whose noted versions nobody refreshes.
     Used,
 }
@@ -46,7 +45,7 @@ const OWN: &str = "select 'default' as name, d.datcollversion::text as noted,
   where d.datname = current_database() and d.datcollversion is not null
     and d.datcollversion is distinct from pg_database_collation_actual_version(d.oid)";
 
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, sqlx::FromRow)]
+#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
 struct Differing {
     name: String,
     noted: String,

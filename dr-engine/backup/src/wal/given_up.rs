@@ -27,7 +27,7 @@ use crate::window::BehindNewest;
 
 /// Beside the catalog: a folder for each workload, a file for each time something was given up.
 const FOLDER: &str = "wal-given-up";
-const RECORD: &str = ".json";
+const RECORD: &str = "json";
 /// Beside a record: something was stored since, and it covers nothing any more.
 const ENDED: &str = ".ended";
 
@@ -141,7 +141,7 @@ impl Records {
     pub(crate) fn all(&self) -> Result<Vec<GivenUp>, BackupError> {
         let mut found = Vec::new();
         for path in self.files()? {
-            if path.extension() == Some(RECORD.trim_start_matches('.').as_ref()) {
+            if is_record(&path) {
                 found.push(read(&path)?);
             }
         }
@@ -170,24 +170,23 @@ impl Records {
     /// Records behind which nothing was stored yet.
     fn in_force(&self) -> Result<Vec<PathBuf>, BackupError> {
         let all = self.files()?;
-        let is_record = |path: &&PathBuf| path.extension().is_some_and(|it| it == "json");
-        let has_ended = |path: &&PathBuf| !all.contains(&ended(path));
+        let has_not_ended = |path: &&PathBuf| !all.contains(&ended(path));
         Ok(all
             .iter()
-            .filter(is_record)
-            .filter(has_ended)
+            .filter(|path| is_record(path))
+            .filter(has_not_ended)
             .cloned()
             .collect())
     }
 
     /// Writes down what is given up; durable when this returns.
     pub(super) fn write(&self, record: &GivenUp) -> Result<(), BackupError> {
-        let stem = format!(
-            "{}-{}",
+        let name = format!(
+            "{}-{}.{RECORD}",
             record.through,
             record.at.format("%Y%m%dT%H%M%S%.6fZ")
         );
-        let path = self.folder.join(stem + RECORD);
+        let path = self.folder.join(name);
         let body = serde_json::to_vec(record)
             .map_err(std::io::Error::other)
             .map_err(file_error("write", &path))?;
@@ -303,6 +302,10 @@ impl Records {
         found.sort();
         Ok(found)
     }
+}
+
+fn is_record(path: &Path) -> bool {
+    path.extension().is_some_and(|ending| ending == RECORD)
 }
 
 fn ended(record: &Path) -> PathBuf {
