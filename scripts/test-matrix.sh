@@ -55,6 +55,6 @@ for major in "${@:-14 15 16 17 18}"; do
         DR_TEST_POSTGRES_BIN="$bin" cargo test --locked --workspace --test waldump --test server \
             --config "$runner"
         DR_TEST_POSTGRES_BIN="$bin" cargo test --locked --workspace --test integration --config "$runner" -- \
-            increments:: increment_files:: receive:: targets:: stream:: wal:: --test-threads 2
+            increments:: increment_files:: judged:: receive:: targets:: stream:: wal:: --test-threads 2
     done
 done

@@ -17,6 +17,7 @@ mod delta;
 mod folders_and_streams;
 mod increment_files;
 mod increments;
+mod judged;
 mod keys;
 mod outages;
 mod receive;
