@@ -158,6 +158,7 @@ pub(crate) fn pg_amcheck(cluster: &Cluster) {
             "--all",
             "--install-missing",
             "--heapallindexed",
+            "--parent-check",
             "-h",
             "127.0.0.1",
         ])

@@ -4,9 +4,8 @@
 use std::fs;
 use std::path::Path;
 
-use crate::harness::{
-    Account, Cluster, ERP, Options, Program, Rows, World, differences, postgres_program,
-};
+use crate::harness::{Cluster, ERP, Options, Program, Rows, World, differences, postgres_program};
+use crate::increments::pg_amcheck;
 
 const SCHEMA: &str = include_str!("../../dr-engine/demo/src/erp/schema.sql");
 const DATA: &str = include_str!("../../dr-engine/demo/src/erp/data.sql");
@@ -22,7 +21,7 @@ const GENERATOR: &str = "
         $$ select case name when 'seed' then 7 when 'orders' then 2112 when 'customers' then 288
            when 'items' then 224 when 'documents' then 40 when 'shipments' then 320 end::bigint $$;";
 
-/// A day of the business in small: orders come with lines, a document too large for its page and a move of
+/// A day of the business in small: orders come with lines, a document too large for its row and a move of
 /// stock, others change or lose a line, invoices are paid, and a setting is written again and again.
 const ERP_LOAD: &str = r"
 \set tenant random(1, 12)
@@ -44,9 +43,9 @@ insert into setting (tenant_id, key, value) values (:tenant, 'last order', to_js
 end;
 ";
 
-/// The program with how it reaches the server.
-fn client(account: &Account, name: &str, cluster: &Cluster) -> Program {
-    Program::new(account, postgres_program(name))
+/// `pgbench` with how it reaches the server.
+fn pgbench(cluster: &Cluster) -> Program {
+    Program::new(&cluster.account, postgres_program("pgbench"))
         .args(["-h", "127.0.0.1", "-U", "postgres", "-p"])
         .args([cluster.port.to_string()])
 }
@@ -60,7 +59,7 @@ fn database(cluster: &Cluster, name: &str) -> Cluster {
 
 fn install(world: &World) {
     world.cluster.psql("create database bench");
-    client(&world.account, "pgbench", &world.cluster)
+    pgbench(&world.cluster)
         .args(["-i", "-q", "-s", "1", "--foreign-keys", "bench"])
         .run()
         .ok();
@@ -80,14 +79,10 @@ fn load(world: &World, transactions: u32, meanwhile: impl FnOnce()) {
     let script = world.path("load.sql");
     let log = world.path("logs/pgbench.log");
     let count = transactions.to_string();
-    let start = |database: &str, script: &[&Path]| {
-        client(&world.account, "pgbench", &world.cluster)
+    let start = |database: &str, own: &[&Path]| {
+        pgbench(&world.cluster)
             .args(["-n", "-c", "2", "-t", &count])
-            .args(
-                script
-                    .iter()
-                    .flat_map(|path| ["-f".as_ref(), path.as_os_str()]),
-            )
+            .args(own.iter().flat_map(|path| [Path::new("-f"), path]))
             .args([database])
             .spawn(&log)
     };
@@ -132,18 +127,10 @@ fn assert_same(expected: &Rows, found: &Rows, when: &str) {
 
 /// Indexes against tables, and every page against its sum.
 #[track_caller]
-fn assert_sound(world: &World, restored: &Cluster) {
-    client(&world.account, "pg_amcheck", restored)
-        .args([
-            "--all",
-            "--install-missing",
-            "--heapallindexed",
-            "--parent-check",
-        ])
-        .run()
-        .ok();
+fn assert_sound(restored: &Cluster) {
+    pg_amcheck(restored);
     restored.stop("fast");
-    Program::new(&world.account, postgres_program("pg_checksums"))
+    Program::new(&restored.account, postgres_program("pg_checksums"))
         .args(["--check".as_ref(), "-D".as_ref(), restored.data.as_os_str()])
         .run()
         .ok();
@@ -186,7 +173,7 @@ fn all_rows_are_what_they_were_at_the_target_and_postgresql_finds_nothing_wrong(
     ] {
         let restored = world.restore_started(name, target);
         assert_same(expected, &all_rows(&restored), name);
-        assert_sound(&world, &restored);
+        assert_sound(&restored);
     }
     for proof in world.ask(&["backup", "verify"]).list("") {
         assert_eq!(proof.at("/passed").0, true, "{proof:?}");
